@@ -63,6 +63,9 @@ struct yoke_options {
 
 struct yoke; /* opaque */
 
+/* Path of the model that ships with Yoke, looked for around the running program. */
+YOKE_API int yoke_find_demo(char *out, size_t size);
+
 /* Sums up what every rank needs, compares it with what its place has, and only then loads: refusal is
  * YOKE_ESYSTEM with the sums and what would fit. */
 YOKE_API int yoke_open(struct yoke **out, const struct yoke_options *options, struct yoke_error *error);

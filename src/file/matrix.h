@@ -21,22 +21,22 @@ enum weight_format {
 };
 
 struct matrix {
-    char name[128];            /* for messages */
-    int64_t rows, cols;        /* output rows, inputs */
+    char name[128];     /* for messages */
+    int64_t rows, cols; /* output rows, inputs */
     enum weight_format format;
-    int bits, group;           /* of the affine formats; 0 for floats */
-    enum dtype scale_dtype;    /* MLX */
-    const uint8_t *data;       /* rows of row_bytes; NULL: generated from `seed` (synthetic models) */
+    int bits, group;                /* of the affine formats; 0 for floats */
+    enum dtype scale_dtype;         /* MLX */
+    const uint8_t *data;            /* rows of row_bytes; NULL: generated from `seed` (synthetic models) */
     const uint8_t *scales, *biases; /* MLX: (rows, cols / group) */
     size_t row_bytes;
     uint64_t seed;
 };
 
-/* From a GGUF or plain float tensor of shape (rows, cols). Refuses dtypes that are not served, cols that are no
- * multiple of the block. */
+/* From a GGUF or plain float tensor of shape (rows, cols), or (cols): one row. Refuses dtypes that are not
+ * served, cols that are no multiple of the block. */
 MUST_CHECK int matrix_from_tensor(struct matrix *out, const struct tensor *t, struct err *err);
-/* From an MLX triple (U32 weight (rows, cols * bits / 32), scales and biases (rows, cols / group)); shapes and
- * dtypes are checked against bits and group. */
+/* From an MLX triple (U32 weight (rows, cols * bits / 32), scales and biases (rows, cols / group)); shapes
+ * and dtypes are checked against bits and group. */
 MUST_CHECK int matrix_from_mlx(struct matrix *out, const struct tensor *weight, const struct tensor *scales,
                                const struct tensor *biases, int bits, int group, struct err *err);
 /* Random weights of the given format, a pure function of (seed, row): for synth models. Values have standard
@@ -47,23 +47,23 @@ void matrix_synthetic(struct matrix *out, const char *name, int64_t rows, int64_
 /* Bytes that the weight occupies in the file (or would). */
 uint64_t matrix_file_bytes(const struct matrix *m);
 
-/* One row as fp32: exact dequantisation in the arithmetic of the formats' reference implementations. out: (cols) */
+/* One row as fp32, out: (cols): exact, in the arithmetic of the formats' own implementations. */
 void matrix_row_f32(const struct matrix *m, int64_t row, float *out);
 
 /* A quantised row in affine form. For the K formats `native` is set and the scales also come as the integers
- * and block factors the format really stores: s = d1[k / 256] * sc[k / group], b = d2[k / 256] * mn[k / group]
- * (Q6_K: sc only; b = -32 s). */
+ * and block factors the format really stores: s = d1[k / 256] * sc[k / group], b = d2[k / 256] * mn[k /
+ * group] (Q6_K: sc only; b = -32 s). */
 struct affine_row {
-    uint8_t *q;        /* (cols) */
-    float *s, *b;      /* (cols / group) */
-    int16_t *sc, *mn;  /* (cols / group), when native */
-    float *d1, *d2;    /* (ceil(cols / 256)), when native; d2 = 0 for Q6_K */
+    uint8_t *q;       /* (cols) */
+    float *s, *b;     /* (cols / group) */
+    int16_t *sc, *mn; /* (cols / group), when native; mn = 0 for Q6_K */
+    float *d1, *d2;   /* (ceil(cols / 256)), when native; d2 = 0 for Q6_K. d1 NULL: none of the four wanted */
 };
 bool matrix_is_native(const struct matrix *m); /* Q4_K and Q6_K */
-/* All arrays of *out are the caller's. Returns false when a scale or bias is not finite (a corrupted file). */
+/* All arrays of *out are the caller's. Returns false when a scale or bias is not finite: a corrupted file. */
 MUST_CHECK bool matrix_row_affine(const struct matrix *m, int64_t row, const struct affine_row *out);
-/* Raw row of a float matrix copied out in its own dtype (2 or 4 bytes each). Returns false when a value is not
- * finite. */
+/* Raw row of a float matrix copied out in its own dtype (2 or 4 bytes each). Returns false when a value is
+ * not finite. */
 MUST_CHECK bool matrix_row_raw(const struct matrix *m, int64_t row, void *out);
 
 #endif

@@ -1,6 +1,6 @@
-/* safetensors_write.h - writes a safetensors file: names, dtypes and shapes first, then the bytes of each tensor
- * in that order. The new file appears under its name only when it is complete (temporary file in the same
- * directory, fsync, rename): a full disk leaves the old file as it was. One thread. */
+/* safetensors_write.h - writes a safetensors file: names, dtypes and shapes first, then the bytes of each
+ * tensor in that order. The new file appears under its name only when it is complete (temporary file in the
+ * same directory, fsync, rename): a full disk leaves the old file as it was. One thread. */
 #ifndef FILE_SAFETENSORS_WRITE_H
 #define FILE_SAFETENSORS_WRITE_H
 

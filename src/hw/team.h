@@ -7,8 +7,10 @@
  *   rank_barrier()  the threads of one rank
  *   team_meet()     all threads of all ranks: publishes everything written before it to everyone after it
  *   all-reduce      reduce.h, built on the same epochs
- * A thread that waits longer than the stall limit while the rank it waits for shows no progress fails the whole
- * team: every wait returns nonzero from then on, team_run() returns the error, and the team can only be closed.
+ * A rank whose thread neither waits for others nor shows progress for longer than the stall limit fails the
+ * whole team: every wait returns nonzero from then on, team_run() returns the error, and the team can only be
+ * closed. Progress is every wait and every worker_progress(), so a thread in a long stretch of work must call
+ * that.
  *
  * Threads: team_open/run/close from one thread (the engine's); the rest from rank threads inside team_run. */
 #ifndef HW_TEAM_H
@@ -43,11 +45,13 @@ MUST_CHECK int team_open(struct team **out, const struct topo *t, double stall_s
 void team_close(struct team *team); /* after a stall: returns without joining threads that never come back */
 
 /* Runs fn(arg) on every rank thread and returns when all have finished, or when the team has failed: then the
- * error names the rank, and what it waited for. */
+ * error names the rank, and what the others waited for. After a failure a hung thread may still hold `arg`
+ * and what it leads to (memory of the step, of the arenas): leave them alone until the process ends. */
 MUST_CHECK int team_run(struct team *team, team_fn *fn, void *arg, struct err *err);
 
 /* All of these return 0, or nonzero once the team has failed (return from fn at once then).
- * `what` names the wait for the error message: a string literal such as "all-reduce of layer 3, attention". */
+ * `what` names the wait for the error message: a string literal such as "all-reduce of layer 3, attention".
+ */
 MUST_CHECK int rank_barrier(struct worker *w, const char *what);
 MUST_CHECK int team_meet(struct worker *w, const char *what);
 

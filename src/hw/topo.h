@@ -27,16 +27,17 @@ struct place {
     enum place_kind kind;
     int n_cpus;            /* hardware threads usable by this rank, one per core (no SMT siblings) */
     int *cpus;             /* (n_cpus) OS indices, ascending; owned by the topo */
-    int node;              /* OS index of the NUMA node whose memory it uses */
+    int node;              /* OS index of the NUMA node whose memory it uses (of several nodes, the first) */
     uint64_t memory_bytes; /* of that node (its share when several ranks use one node), as hwloc reports it */
 };
 
 struct topo {
     hwloc_topology_t hwloc;
-    bool synthetic;        /* described, not this machine: cannot be run on */
-    int n_nodes, n_l3, n_cores, n_cpus;
+    bool synthetic; /* described, not this machine: cannot be run on */
+    int n_nodes, n_l3, n_cores,
+        n_cpus; /* nodes that have CPUs; n_cpus counts SMT siblings, n_l3 0 = unknown */
     int n_ranks;
-    int n_threads;         /* per rank, the same for all */
+    int n_threads; /* per rank, the same for all */
     struct place places[MAX_RANKS];
 };
 
@@ -50,8 +51,9 @@ struct topo {
 MUST_CHECK int topo_open(struct topo *out, const char *synthetic, int tp, int threads, struct err *err);
 void topo_close(struct topo *t);
 
-/* Memory that a place can still take, in bytes: free + reclaimable of its node, limited by the cgroup and by
- * MemAvailable; for ranks sharing a node, the node's figure divided by those ranks. */
+/* Memory that a place can still take, in bytes: free + reclaimable of its node, divided by the ranks sharing
+ * the node; and no more than its even part of what the cgroup and MemAvailable leave to all ranks together.
+ * For a described machine, the place's memory_bytes. */
 uint64_t topo_available_bytes(const struct topo *t, int rank);
 
 const char *place_kind_name(enum place_kind kind);

@@ -86,7 +86,7 @@ enum { PACK_SLACK = 64 };
 /* Bytes of one block's header (d1 .. padding) and of the whole block. */
 size_t pack_header_bytes(const struct pack_format *f, int len);
 size_t pack_block_bytes(const struct pack_format *f, int len);
-/* Fills everything but data; block_offset must have room for n_blocks + 1. Data needs
+/* Fills everything but data; block_offset has room for n_blocks + 1, or is NULL when only sizes are asked for. Data needs
  * n_panels * panel_bytes + PACK_SLACK bytes. */
 void packed_init(struct packed *p, const struct pack_format *f, int64_t rows, const struct kcut *cut,
                  size_t *block_offset);

@@ -1,0 +1,31 @@
+/* source.h - where a model's weights come from (a file, or a random generator), looked up by role. Read-only after
+ * open: any thread. Released once the shards are loaded. */
+#ifndef MODEL_SOURCE_H
+#define MODEL_SOURCE_H
+
+#include "file/matrix.h"
+#include "model/arch.h"
+#include "model/config.h"
+
+struct source {
+    struct config config;
+    struct file *file; /* NULL: synthetic */
+    enum weight_format synth_format;
+    int synth_bits, synth_group;
+    float *rope_factors; /* (head_dim / 2) divisors of the rotary frequencies, or NULL */
+};
+
+/* path: a model file or directory, or "synth:SHAPE[:QUANT]". Every tensor the family needs is there with the right
+ * shape, and the file holds no tensor that Yoke would have to ignore. */
+MUST_CHECK int source_open(struct source *out, const char *path, struct err *err);
+void source_close(struct source *s);
+
+MUST_CHECK int source_matrix(const struct source *s, enum weight_role role, int layer, struct matrix *out,
+                             struct err *err);
+/* A norm's weights as fp32: out (dim). */
+MUST_CHECK int source_vector(const struct source *s, enum weight_role role, int layer, float *out,
+                             struct err *err);
+/* Rows x columns of a weight by the configuration alone. */
+void config_weight_shape(const struct config *c, enum weight_role role, int64_t *rows, int64_t *cols);
+
+#endif
