@@ -27,7 +27,7 @@ static enum options_result parse(int argc, char **argv, struct topo_args *a)
     *a = (struct topo_args){.tp = "auto"};
     const struct option options[] = {
         {"synthetic", 0, OPTION_STRING, &a->synthetic, "TEXT",
-         .help = "a described machine in hwloc's syntax instead of this\none: \"numa:2 l3:2 core:8\""},
+         .help = "a described machine in hwloc's syntax instead of this\none: \"numa:2 l3:2 core:8 pu:1\""},
         {"tp", 0, OPTION_CHOICE, &a->tp, "N", .help = "ranks: 1, 2, 4, 8 or auto (default: auto)",
          .choices = "auto|1|2|4|8"},
         {"threads", 0, OPTION_INT, &a->threads, "N", .help = "threads per rank (default: one per core)",

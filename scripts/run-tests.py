@@ -45,7 +45,8 @@ def main():
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     tests = [json.loads(line) for line in lines]
     passed, failed, skipped = (sum(counts) for counts in zip((0, 0, 0), *map(count, tests)))
-    ran = {suite.split(":")[-1] for test in tests for suite in test.get("suite", [])}
+    # Meson's log names a test "PROJECT:SUITE+SUITE / NAME".
+    ran = {suite for test in tests for suite in test["name"].split(" / ")[0].split(":")[-1].split("+")}
     wanted = {value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--suite"}
     if not tests or wanted - ran:
         print("run-tests.py: no test ran", *(f"of suite {name}" for name in sorted(wanted - ran)), file=sys.stderr)

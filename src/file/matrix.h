@@ -40,7 +40,8 @@ MUST_CHECK int matrix_from_tensor(struct matrix *out, const struct tensor *t, st
 MUST_CHECK int matrix_from_mlx(struct matrix *out, const struct tensor *weight, const struct tensor *scales,
                                const struct tensor *biases, int bits, int group, struct err *err);
 /* Random weights of the given format, a pure function of (seed, row): for synth models. Values have standard
- * deviation about 1 / sqrt(cols), as a freshly initialised network's. */
+ * deviation about 1 / sqrt(cols), as a freshly initialised network's. bits and group: of MLX only, whose
+ * scales are bf16. cols must be whole blocks or groups. */
 void matrix_synthetic(struct matrix *out, const char *name, int64_t rows, int64_t cols, enum weight_format f,
                       int bits, int group, uint64_t seed);
 

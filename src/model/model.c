@@ -142,8 +142,7 @@ static int open_arenas(struct model *m, struct err *err)
     int rc;
     for (int rank = 0; rank < m->n_ranks; rank++) {
         struct shard *s = &m->shards[rank];
-        /* Two allocations of 2 MB alignment at most: the shard, the reduce buffers. */
-        size_t bytes = (size_t)shard_bytes(s) + ((size_t)3 << 21);
+        size_t bytes = arena_bytes_for((size_t)shard_bytes(s));
         if ((rc = arena_open(&s->arena, &m->topo, rank, bytes, &m->bound[rank], err)))
             return rc;
         shard_place(s, &m->inventory, m->ops);

@@ -86,6 +86,10 @@ ALWAYS_INLINE void gemm_f_rows(enum pack_kind kind, const uint8_t *panel, int k_
         float *to = out + (size_t)r * out_stride;
         if (left == 1)
             gemm_f_tile(kind, panel, k_begin, k_end, xr, x_stride, left, 1, to, out_stride);
+        else if (left == 2)
+            gemm_f_tile(kind, panel, k_begin, k_end, xr, x_stride, left, 2, to, out_stride);
+        else if (left <= 4)
+            gemm_f_tile(kind, panel, k_begin, k_end, xr, x_stride, left, 4, to, out_stride);
         else
             gemm_f_tile(kind, panel, k_begin, k_end, xr, x_stride, left, GEMM_F_ROWS, to, out_stride);
     }

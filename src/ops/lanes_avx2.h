@@ -12,7 +12,7 @@ typedef struct {
     __m256 lo, hi;
 } v16;
 
-enum { TILE_ROWS = 2, TILE_VECS = 2, LINE_VECS = 4, GEMM_F_ROWS = 4 };
+enum { TILE_ROWS = 2, TILE_VECS = 2, LINE_VECS = 4, GEMM_F_ROWS = 4, GEMM_Q_ROWS = 4 };
 
 static inline v16 v_zero(void)
 {
@@ -121,12 +121,18 @@ static inline v16 v_load_i8(const int8_t *p)
 /* Partial vectors go through a buffer: they are rare (head sizes that 16 does not divide). */
 static inline v16 v_load_n(const float *p, int n)
 {
+    if (n == 16)
+        return v_load(p);
     float t[16] = {0};
     memcpy(t, p, (size_t)n * sizeof *p);
     return v_load(t);
 }
 static inline void v_store_n(float *p, v16 v, int n)
 {
+    if (n == 16) {
+        v_store(p, v);
+        return;
+    }
     float t[16];
     v_store(t, v);
     memcpy(p, t, (size_t)n * sizeof *p);
@@ -168,6 +174,140 @@ static inline __m256 v_low(v16 v)
 static inline __m256 v_high(v16 v)
 {
     return v.hi;
+}
+
+/* ---- int32 lanes, for gemm_q ---- */
+
+typedef struct {
+    __m256i lo, hi;
+} i32x16;
+
+static inline i32x16 i_zero(void)
+{
+    return (i32x16){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline i32x16 i_set1(int32_t x)
+{
+    return (i32x16){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+static inline i32x16 i_add(i32x16 a, i32x16 b)
+{
+    return (i32x16){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+static inline i32x16 i_sub(i32x16 a, i32x16 b)
+{
+    return (i32x16){_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
+}
+static inline i32x16 i_mul(i32x16 a, i32x16 b)
+{
+    return (i32x16){_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
+static inline v16 i_float(i32x16 a)
+{
+    return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+static inline i32x16 i_from_i16(__m256i a)
+{
+    return (i32x16){_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a)),
+                    _mm256_cvtepi16_epi32(_mm256_extracti128_si256(a, 1))};
+}
+static inline i32x16 i_pair(__m256i a, __m256i b)
+{
+    __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b); /* of each 128-bit half */
+    return (i32x16){_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+}
+static inline __m256i broadcast4(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+}
+/* Products of 16-bit numbers, neighbours added. */
+static inline i32x16 i_madd(i32x16 a, __m256i b)
+{
+    return (i32x16){_mm256_madd_epi16(a.lo, b), _mm256_madd_epi16(a.hi, b)};
+}
+static inline i32x16 i_pair_dot(i32x16 sum, i32x16 pairs, const int16_t x[2])
+{
+    return i_add(sum, i_madd(pairs, broadcast4(x)));
+}
+
+typedef i32x16 step;
+
+static inline step step_load(const uint8_t *codes)
+{
+    return (step){_mm256_loadu_si256((const __m256i *)codes), _mm256_loadu_si256((const __m256i *)codes + 1)};
+}
+static inline step step_right(step a, int shift, __m256i mask)
+{
+    return (step){_mm256_and_si256(_mm256_srli_epi16(a.lo, shift), mask),
+                  _mm256_and_si256(_mm256_srli_epi16(a.hi, shift), mask)};
+}
+static inline step step_left(step a, int shift, __m256i mask)
+{
+    return (step){_mm256_and_si256(_mm256_slli_epi16(a.lo, shift), mask),
+                  _mm256_and_si256(_mm256_slli_epi16(a.hi, shift), mask)};
+}
+static inline step step_or(step a, step b)
+{
+    return (step){_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
+}
+
+static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, step w[4])
+{
+    if (bits == 8) {
+        for (int i = 0; i < 4; i++)
+            w[i] = step_load(codes + 64 * i);
+        return;
+    }
+    const __m256i low = _mm256_set1_epi8(0x0f), high = _mm256_set1_epi8(0x30);
+    step a = step_load(codes), b = step_load(codes + 64);
+    w[0] = step_right(a, 0, low);
+    w[1] = step_right(a, 4, low);
+    w[2] = step_right(b, 0, low);
+    w[3] = step_right(b, 4, low);
+    if (bits == 6) {
+        step h = step_load(codes + 128);
+        w[0] = step_or(w[0], step_left(h, 4, high));
+        w[1] = step_or(w[1], step_left(h, 2, high));
+        w[2] = step_or(w[2], step_left(h, 0, high));
+        w[3] = step_or(w[3], step_right(h, 2, high));
+    }
+}
+
+/* One step of codes below 64 against 4 activations: 16-bit sums of two products each. */
+static inline step step_pairs(step w, const int8_t *q)
+{
+    __m256i x = broadcast4(q);
+    return (step){_mm256_maddubs_epi16(w.lo, x), _mm256_maddubs_epi16(w.hi, x)};
+}
+static inline step pairs_add(step a, step b)
+{
+    return (step){_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
+}
+/* The same for 8-bit codes, which would saturate vpmaddubsw: even and odd inputs as 16-bit numbers. */
+static inline i32x16 step_wide(step w, const int8_t *q)
+{
+    const __m256i bytes = _mm256_set1_epi16(0xff);
+    __m256i x = broadcast4(q);
+    __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), x_odd = _mm256_srai_epi16(x, 8);
+    return i_add(i_madd(step_right(w, 0, bytes), x_even), i_madd(step_right(w, 8, bytes), x_odd));
+}
+
+static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const step w[4],
+                                                          const int8_t *q)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    if (bits == 8) {
+        for (int s = 0; s < 4; s++)
+            dot = i_add(dot, step_wide(w[s], q + 4 * s));
+        return dot;
+    }
+    step a = pairs_add(step_pairs(w[0], q), step_pairs(w[1], q + 4)); /* 4 * 127 * 63 = 32004 fits */
+    step b = pairs_add(step_pairs(w[2], q + 8), step_pairs(w[3], q + 12));
+    if (bits == 4)
+        return i_add(dot, i_madd(pairs_add(a, b), ones));
+    return i_add(dot, i_add(i_madd(a, ones), i_madd(b, ones)));
 }
 
 #endif

@@ -6,11 +6,12 @@
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef __m512 v16;
 
-/* Accumulators that fit the register file: rows x vectors of one attention or gemm_f tile. */
-enum { TILE_ROWS = 4, TILE_VECS = 4, LINE_VECS = 8, GEMM_F_ROWS = 8 };
+/* Accumulators that fit the register file: rows x vectors of one attention tile, rows of a product's tile. */
+enum { TILE_ROWS = 4, TILE_VECS = 4, LINE_VECS = 8, GEMM_F_ROWS = 8, GEMM_Q_ROWS = 8 };
 
 static inline __mmask16 first_lanes(int n)
 {
@@ -140,6 +141,90 @@ static inline __m256 v_low(v16 v)
 static inline __m256 v_high(v16 v)
 {
     return _mm512_extractf32x8_ps(v, 1);
+}
+
+/* ---- int32 lanes, for gemm_q ---- */
+
+typedef __m512i i32x16;
+
+static inline i32x16 i_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+static inline i32x16 i_set1(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+static inline i32x16 i_add(i32x16 a, i32x16 b)
+{
+    return _mm512_add_epi32(a, b);
+}
+static inline i32x16 i_sub(i32x16 a, i32x16 b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+static inline i32x16 i_mul(i32x16 a, i32x16 b)
+{
+    return _mm512_mullo_epi32(a, b);
+}
+static inline v16 i_float(i32x16 a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+static inline i32x16 i_from_i16(__m256i a)
+{
+    return _mm512_cvtepi16_epi32(a);
+}
+/* Lane i: a[i] in the low half, b[i] in the high half. */
+static inline i32x16 i_pair(__m256i a, __m256i b)
+{
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+}
+/* sum + the products of both halves with the two numbers at x. */
+static inline i32x16 i_pair_dot(i32x16 sum, i32x16 pairs, const int16_t x[2])
+{
+    int32_t both;
+    memcpy(&both, x, 4);
+    return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(both));
+}
+
+/* One step: 4 inputs x 16 outputs, a code a byte. */
+typedef __m512i step;
+
+/* The four steps (16 inputs) at codes. */
+static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, step w[4])
+{
+    const __m512i *in = (const __m512i *)codes;
+    if (bits == 8) {
+        for (int i = 0; i < 4; i++)
+            w[i] = _mm512_loadu_si512(in + i);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(0x0f), high = _mm512_set1_epi8(0x30);
+    __m512i a = _mm512_loadu_si512(in), b = _mm512_loadu_si512(in + 1);
+    w[0] = _mm512_and_si512(a, low);
+    w[1] = _mm512_and_si512(_mm512_srli_epi16(a, 4), low);
+    w[2] = _mm512_and_si512(b, low);
+    w[3] = _mm512_and_si512(_mm512_srli_epi16(b, 4), low);
+    if (bits == 6) { /* (h shifted & 0x30) | w */
+        __m512i h = _mm512_loadu_si512(in + 2);
+        w[0] = _mm512_ternarylogic_epi32(_mm512_slli_epi16(h, 4), high, w[0], 0xea);
+        w[1] = _mm512_ternarylogic_epi32(_mm512_slli_epi16(h, 2), high, w[1], 0xea);
+        w[2] = _mm512_ternarylogic_epi32(h, high, w[2], 0xea);
+        w[3] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(h, 2), high, w[3], 0xea);
+    }
+}
+
+/* dot + the 16 inputs' products with the activations at q. */
+static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const step w[4],
+                                                          const int8_t *q)
+{
+    for (int s = 0; s < 4; s++) {
+        int32_t four;
+        memcpy(&four, q + 4 * s, 4);
+        dot = _mm512_dpbusd_epi32(dot, w[s], _mm512_set1_epi32(four));
+    }
+    return dot;
 }
 
 #endif

@@ -265,11 +265,17 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t size, i
 
 /* ---- ids to text ---- */
 
+/* Whether a token is part of a text: it exists, and it is plain or specials are wanted. */
+static bool is_shown(const struct tokenizer *t, int32_t id, bool special)
+{
+    return id >= 0 && id < t->vocab.n && t->vocab.tokens[id].flags &&
+           (special || !tokenizer_is_special(t, id));
+}
+
 void tokenizer_piece(const struct tokenizer *t, int32_t id, bool first, bool special, struct buf *out)
 {
-    if (id < 0 || id >= t->vocab.n || (!special && tokenizer_is_special(t, id)))
-        return;
-    decode_token(&t->decoder, &t->vocab.tokens[id], first, out);
+    if (is_shown(t, id, special))
+        decode_token(&t->decoder, &t->vocab.tokens[id], first, out);
 }
 
 void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool special, struct buf *out)
@@ -277,8 +283,7 @@ void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, b
     bool first = true;
     for (size_t i = 0; i < n; i++) {
         tokenizer_piece(t, ids[i], first, special, out);
-        if (special || !tokenizer_is_special(t, ids[i]))
-            first = false;
+        first = first && !is_shown(t, ids[i], special);
     }
 }
 

@@ -9,6 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const int bits[] = {3, 4, 5, 6, 8};
     struct file *f;
     struct err err;
     if (file_open_safetensors_memory(&f, data, size, NULL, 0, &err)) {
@@ -24,7 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         t = file_tensor_at(f, i);
         last = t->data[0];
         last = t->data[t->bytes - 1];
-        if (!previous || matrix_from_mlx(&m, t, previous, previous, 4, 32, NULL) || m.cols > 1 << 20)
+        if (!previous || matrix_from_mlx(&m, t, previous, previous, bits[size % 5], 32, NULL) ||
+            m.cols > 1 << 20)
             continue;
         float *row = malloc((size_t)m.cols * sizeof *row);
         if (row)

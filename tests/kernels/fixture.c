@@ -199,7 +199,8 @@ void weights_free(struct weights *w)
 
 void qact_alloc(struct qact *act, const struct kcut *cut, int rows)
 {
-    *act = (struct qact){.q_stride = (cut->k + 63) / 64 * 64,
+    /* an odd number of cache lines: rows a power of two apart would share their sets of the L1 cache */
+    *act = (struct qact){.q_stride = ((cut->k + 63) / 64 | 1) * 64,
                          .sum_stride = (cut->k / 16 + 7) / 8 * 8,
                          .n_blocks = cut->n_blocks};
     act->q = must_alloc((size_t)rows * (size_t)act->q_stride);

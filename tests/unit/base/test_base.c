@@ -279,7 +279,7 @@ static void test_json_get(void **state)
 
 static void test_json_file(void **state)
 {
-    char path[] = "/tmp/yoke-test-XXXXXX";
+    char path[] = P_tmpdir "/yoke-test-XXXXXX";
     struct err err;
     json_t *v;
     int fd = mkstemp(path);
@@ -292,7 +292,7 @@ static void test_json_file(void **state)
     unlink(path);
     assert_int_equal(json_read_file(&v, path, 7, &err), ERR_SYSTEM);
     assert_null(v);
-    assert_int_equal(json_read_file(&v, "/tmp", 7, &err), ERR_SYSTEM);
+    assert_int_equal(json_read_file(&v, P_tmpdir, 7, &err), ERR_SYSTEM);
 }
 
 static void test_dtypes(void **state)

@@ -38,7 +38,7 @@ static inline const char *make_directory(void)
 {
     static char path[4096];
     const char *root = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/yoke-test-XXXXXX", root ? root : "/tmp");
+    snprintf(path, sizeof path, "%s/yoke-test-XXXXXX", root ? root : P_tmpdir);
     assert_non_null(mkdtemp(path));
     return path;
 }
