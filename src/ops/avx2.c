@@ -1,6 +1,6 @@
 /* avx2.c - the kernels for AVX2 with FMA and F16C; int8 dots go through vpmaddubsw where its 16-bit pairs
- * stay exact, 8-bit codes through vpmaddwd. Equal to ref.c bit
- * for bit. Any thread; no state. */
+ * stay exact, 8-bit codes through vpmaddwd. Equal to ref.c bit for bit.
+ * Any thread; no state. */
 #include "ops/lanes_avx2.h"
 
 #include "ops/lanes.h"

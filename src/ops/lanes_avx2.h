@@ -232,28 +232,29 @@ static inline i32x16 i_pair_dot(i32x16 sum, i32x16 pairs, const int16_t x[2])
     return i_add(sum, i_madd(pairs, broadcast4(x)));
 }
 
-typedef i32x16 step;
+typedef i32x16 kstep;
 
-static inline step step_load(const uint8_t *codes)
+static inline kstep step_load(const uint8_t *codes)
 {
-    return (step){_mm256_loadu_si256((const __m256i *)codes), _mm256_loadu_si256((const __m256i *)codes + 1)};
+    return (kstep){_mm256_loadu_si256((const __m256i *)codes),
+                   _mm256_loadu_si256((const __m256i *)codes + 1)};
 }
-static inline step step_right(step a, int shift, __m256i mask)
+static inline kstep step_right(kstep a, int shift, __m256i mask)
 {
-    return (step){_mm256_and_si256(_mm256_srli_epi16(a.lo, shift), mask),
-                  _mm256_and_si256(_mm256_srli_epi16(a.hi, shift), mask)};
+    return (kstep){_mm256_and_si256(_mm256_srli_epi16(a.lo, shift), mask),
+                   _mm256_and_si256(_mm256_srli_epi16(a.hi, shift), mask)};
 }
-static inline step step_left(step a, int shift, __m256i mask)
+static inline kstep step_left(kstep a, int shift, __m256i mask)
 {
-    return (step){_mm256_and_si256(_mm256_slli_epi16(a.lo, shift), mask),
-                  _mm256_and_si256(_mm256_slli_epi16(a.hi, shift), mask)};
+    return (kstep){_mm256_and_si256(_mm256_slli_epi16(a.lo, shift), mask),
+                   _mm256_and_si256(_mm256_slli_epi16(a.hi, shift), mask)};
 }
-static inline step step_or(step a, step b)
+static inline kstep step_or(kstep a, kstep b)
 {
-    return (step){_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
+    return (kstep){_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
 }
 
-static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, step w[4])
+static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, kstep w[4])
 {
     if (bits == 8) {
         for (int i = 0; i < 4; i++)
@@ -261,13 +262,13 @@ static inline __attribute__((always_inline)) void unpack16(const int bits, const
         return;
     }
     const __m256i low = _mm256_set1_epi8(0x0f), high = _mm256_set1_epi8(0x30);
-    step a = step_load(codes), b = step_load(codes + 64);
+    kstep a = step_load(codes), b = step_load(codes + 64);
     w[0] = step_right(a, 0, low);
     w[1] = step_right(a, 4, low);
     w[2] = step_right(b, 0, low);
     w[3] = step_right(b, 4, low);
     if (bits == 6) {
-        step h = step_load(codes + 128);
+        kstep h = step_load(codes + 128);
         w[0] = step_or(w[0], step_left(h, 4, high));
         w[1] = step_or(w[1], step_left(h, 2, high));
         w[2] = step_or(w[2], step_left(h, 0, high));
@@ -276,17 +277,17 @@ static inline __attribute__((always_inline)) void unpack16(const int bits, const
 }
 
 /* One step of codes below 64 against 4 activations: 16-bit sums of two products each. */
-static inline step step_pairs(step w, const int8_t *q)
+static inline kstep step_pairs(kstep w, const int8_t *q)
 {
     __m256i x = broadcast4(q);
-    return (step){_mm256_maddubs_epi16(w.lo, x), _mm256_maddubs_epi16(w.hi, x)};
+    return (kstep){_mm256_maddubs_epi16(w.lo, x), _mm256_maddubs_epi16(w.hi, x)};
 }
-static inline step pairs_add(step a, step b)
+static inline kstep pairs_add(kstep a, kstep b)
 {
-    return (step){_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
+    return (kstep){_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
 }
 /* The same for 8-bit codes, which would saturate vpmaddubsw: even and odd inputs as 16-bit numbers. */
-static inline i32x16 step_wide(step w, const int8_t *q)
+static inline i32x16 step_wide(kstep w, const int8_t *q)
 {
     const __m256i bytes = _mm256_set1_epi16(0xff);
     __m256i x = broadcast4(q);
@@ -294,7 +295,7 @@ static inline i32x16 step_wide(step w, const int8_t *q)
     return i_add(i_madd(step_right(w, 0, bytes), x_even), i_madd(step_right(w, 8, bytes), x_odd));
 }
 
-static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const step w[4],
+static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const kstep w[4],
                                                           const int8_t *q)
 {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -303,8 +304,8 @@ static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16
             dot = i_add(dot, step_wide(w[s], q + 4 * s));
         return dot;
     }
-    step a = pairs_add(step_pairs(w[0], q), step_pairs(w[1], q + 4)); /* 4 * 127 * 63 = 32004 fits */
-    step b = pairs_add(step_pairs(w[2], q + 8), step_pairs(w[3], q + 12));
+    kstep a = pairs_add(step_pairs(w[0], q), step_pairs(w[1], q + 4)); /* 4 * 127 * 63 = 32004 fits */
+    kstep b = pairs_add(step_pairs(w[2], q + 8), step_pairs(w[3], q + 12));
     if (bits == 4)
         return i_add(dot, i_madd(pairs_add(a, b), ones));
     return i_add(dot, i_add(i_madd(a, ones), i_madd(b, ones)));

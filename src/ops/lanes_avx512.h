@@ -189,10 +189,10 @@ static inline i32x16 i_pair_dot(i32x16 sum, i32x16 pairs, const int16_t x[2])
 }
 
 /* One step: 4 inputs x 16 outputs, a code a byte. */
-typedef __m512i step;
+typedef __m512i kstep;
 
 /* The four steps (16 inputs) at codes. */
-static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, step w[4])
+static inline __attribute__((always_inline)) void unpack16(const int bits, const uint8_t *codes, kstep w[4])
 {
     const __m512i *in = (const __m512i *)codes;
     if (bits == 8) {
@@ -216,7 +216,7 @@ static inline __attribute__((always_inline)) void unpack16(const int bits, const
 }
 
 /* dot + the 16 inputs' products with the activations at q. */
-static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const step w[4],
+static inline __attribute__((always_inline)) i32x16 dot16(const int bits, i32x16 dot, const kstep w[4],
                                                           const int8_t *q)
 {
     for (int s = 0; s < 4; s++) {

@@ -46,7 +46,7 @@ ALWAYS_INLINE void block_dots(const int bits, const int group, const int R, int 
         for (int r = 0; r < R; r++)
             dot[r] = i_zero();
         for (int i = 0; i < group; i += 16, k += 16, codes += unit_bytes) {
-            step w[4];
+            kstep w[4];
             unpack16(bits, codes, w);
             prefetch(codes, unit_bytes);
             for (int r = 0; r < R; r++)

@@ -274,7 +274,8 @@ void bpe_index(struct bpe *b, const struct vocab *v)
     }
     b->cuts_before_marks = find_token(v, mark, MARK_BYTES) >= 0;
     for (int32_t i = 0; i < v->n && b->cuts_before_marks; i++)
-        b->cuts_before_marks = word_end(v->tokens[i].text, v->tokens[i].size) == v->tokens[i].size;
+        b->cuts_before_marks =
+            !v->tokens[i].flags || word_end(v->tokens[i].text, v->tokens[i].size) == v->tokens[i].size;
 }
 
 int bpe_add_merge(struct bpe *b, const struct vocab *v, const char *left, size_t left_size, const char *right,

@@ -423,7 +423,7 @@ static int size_vocab(struct vocab *v, const json_t *table, const struct added_t
     }
     if (json_object_size(table) == 0)
         return err_set(err, ERR_INPUT, "vocab: it is empty");
-    if (max >= (int64_t)count * 4 + 65536)
+    if (max >= (int64_t)count * 4 + 1024)
         return err_set(err, ERR_INPUT, "vocab: id %lld is far too large for %zu tokens", (long long)max,
                        count);
     return vocab_init(v, max + 1, bytes, err);

@@ -442,7 +442,7 @@ static void test_stories(void **state)
 {
     struct err err = {0};
     struct file *f;
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     if (file_open(&f, SOURCE_ROOT "/tests/data/stories260k.gguf", &err) || tokenizer_open(&t, f, &err))
         fail_msg("%s", err.message);
     file_close(f);
@@ -471,16 +471,170 @@ static void test_stories(void **state)
     tokenizer_close(t);
 }
 
+/* ---- GGUF made in memory ---- */
+
+static void put_string(struct buf *b, const char *s)
+{
+    uint64_t n = strlen(s);
+    buf_append(b, &n, 8);
+    buf_puts(b, s);
+}
+
+/* type: of the format, 5 = i32, 6 = f32, 8 = string, 9 = array. */
+static void put_key(struct buf *b, const char *key, uint32_t type)
+{
+    put_string(b, key);
+    buf_append(b, &type, 4);
+}
+
+static void put_array(struct buf *b, const char *key, uint32_t type, uint64_t n, const void *items)
+{
+    put_key(b, key, 9);
+    buf_append(b, &type, 4);
+    buf_append(b, &n, 8);
+    for (uint64_t i = 0; i < n; i++) {
+        if (type == 8)
+            put_string(b, ((const char *const *)items)[i]);
+        else
+            buf_append(b, (const char *)items + 4 * i, 4);
+    }
+}
+
+struct made {
+    const char *model, *pre;
+    uint64_t n, n_scores, n_merges;
+    const char *const *tokens, *const *merges;
+    const int32_t *types;
+    const float *scores;
+    int32_t bos;
+};
+
+static int open_made(struct tokenizer **t, const struct made *m, struct err *err)
+{
+    struct buf b = {0};
+    uint64_t counts[2] = {0, 4 + (m->pre != NULL) + (m->scores != NULL) + (m->merges != NULL)};
+    buf_append(&b, "GGUF\3\0\0\0", 8);
+    buf_append(&b, counts, 16);
+    put_key(&b, "tokenizer.ggml.model", 8);
+    put_string(&b, m->model);
+    if (m->pre) {
+        put_key(&b, "tokenizer.ggml.pre", 8);
+        put_string(&b, m->pre);
+    }
+    put_array(&b, "tokenizer.ggml.tokens", 8, m->n, m->tokens);
+    put_array(&b, "tokenizer.ggml.token_type", 5, m->n, m->types);
+    if (m->scores)
+        put_array(&b, "tokenizer.ggml.scores", 6, m->n_scores, m->scores);
+    if (m->merges)
+        put_array(&b, "tokenizer.ggml.merges", 8, m->n_merges, m->merges);
+    put_key(&b, "tokenizer.ggml.bos_token_id", 5);
+    buf_append(&b, &m->bos, 4);
+    struct file *f;
+    assert_false(b.failed);
+    if (file_open_gguf_memory(&f, b.data, b.size, err))
+        fail_msg("%s", err->message);
+    int rc = tokenizer_open(t, f, err);
+    file_close(f);
+    buf_free(&b);
+    return rc;
+}
+
+static void test_gguf(void **state)
+{
+    static const char *const tokens[] = {"<unk>", "<s>", "a", "b", "ab", "\xe2\x96\x81", "<x>", "ba"};
+    static const int32_t types[] = {2, 3, 1, 1, 1, 1, 4, 1};
+    static const float scores[] = {0, 0, -5, -5, -2, -3, 0, -1};
+    const struct made good = {.model = "llama",
+                              .n = 8,
+                              .n_scores = 8,
+                              .tokens = tokens,
+                              .types = types,
+                              .scores = scores,
+                              .bos = 1};
+    struct err err = {0};
+    struct tokenizer *t = NULL;
+    if (open_made(&t, &good, &err))
+        fail_msg("%s", err.message);
+    check(t, "aba", TOKENIZE_BOS, "1 5 2 7"); /* ba has the better score */
+    check(t, "abab", 0, "5 2 7 3");
+    check(t, "a<s>", TOKENIZE_SPECIAL, "5 2 1");
+    check(t, "a<x>b", 0, "5 2 6 5 3"); /* user-defined: always found; the space after it is llama.cpp's */
+    check(t, "a c", 0, "5 2 5 0");
+    check_text(t, (int32_t[]){1, 5, 2, 5, 6}, 5, false, "a <x>");
+    tokenizer_close(t);
+
+    struct made bad = good;
+    bad.model = "bert";
+    assert_fault(open_made(&t, &bad, &err), &err, "\"bert\" is not supported");
+    bad = good;
+    bad.scores = NULL;
+    assert_fault(open_made(&t, &bad, &err), &err, "scores is missing");
+    bad = good;
+    bad.n_scores = 7;
+    assert_fault(open_made(&t, &bad, &err), &err, "different lengths");
+    bad = good;
+    bad.bos = 8;
+    assert_fault(open_made(&t, &bad, &err), &err, "bos_token_id is 8");
+    static const int32_t bad_types[] = {2, 3, 1, 1, 1, 1, 9, 1};
+    bad = good;
+    bad.types = bad_types;
+    assert_fault(open_made(&t, &bad, &err), &err, "token 6 has unknown type 9");
+}
+
+static void test_gguf_byte_level(void **state)
+{
+    static const char *const tokens[] = {"<s>", "a", "b", "\xc4\xa0", "\xc4\xa0\x61", "1", "11"};
+    static const int32_t types[] = {3, 1, 1, 1, 1, 1, 1};
+    static const char *const merges[] = {"\xc4\xa0 a", "1 1"};
+    struct made m = {.model = "gpt2",
+                     .pre = "llama-bpe",
+                     .n = 7,
+                     .tokens = tokens,
+                     .types = types,
+                     .n_merges = 2,
+                     .merges = merges};
+    struct err err = {0};
+    struct tokenizer *t = NULL;
+    if (open_made(&t, &m, &err))
+        fail_msg("%s", err.message);
+    check(t, "b a 11", TOKENIZE_BOS, "0 2 4 3 6");
+    check_text(t, (int32_t[]){0, 2, 4, 3, 6}, 5, false, "b a 11");
+    tokenizer_close(t);
+    m.pre = "qwen2"; /* single digits, no begin token */
+    if (open_made(&t, &m, &err))
+        fail_msg("%s", err.message);
+    check(t, "b a11", TOKENIZE_BOS, "2 4 5 5");
+    tokenizer_close(t);
+    static const char *const names[] = {"default",     "gpt-2",     "smollm", "tekken",
+                                        "gpt-4o",      "falcon",    "dbrx",   "deepseek-coder",
+                                        "deepseek-v3", "starcoder", NULL};
+    for (int i = 0; names[i]; i++) { /* every pattern must compile */
+        m.pre = names[i];
+        if (open_made(&t, &m, &err))
+            fail_msg("%s", err.message);
+        tokenizer_close(t);
+    }
+    m.pre = "made-up";
+    assert_fault(open_made(&t, &m, &err), &err, "tokenizer.ggml.pre \"made-up\" is not supported");
+    m.pre = "gpt-2";
+    m.merges = NULL;
+    assert_fault(open_made(&t, &m, &err), &err, "merges is missing");
+    static const char *const bad_merges[] = {"a b", "a"};
+    m.merges = bad_merges;
+    assert_fault(open_made(&t, &m, &err), &err, "\"ab\" is not in the vocabulary");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merge_order),   cmocka_unit_test(test_byte_fallback),
-        cmocka_unit_test(test_added_tokens),  cmocka_unit_test(test_template),
-        cmocka_unit_test(test_pretokenizers), cmocka_unit_test(test_pattern_dialect),
-        cmocka_unit_test(test_normalizers),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_damaged),       cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_slow_pattern),  cmocka_unit_test(test_long_piece),
-        cmocka_unit_test(test_stories),
+        cmocka_unit_test(test_merge_order),     cmocka_unit_test(test_byte_fallback),
+        cmocka_unit_test(test_added_tokens),    cmocka_unit_test(test_template),
+        cmocka_unit_test(test_pretokenizers),   cmocka_unit_test(test_pattern_dialect),
+        cmocka_unit_test(test_normalizers),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_damaged),         cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_slow_pattern),    cmocka_unit_test(test_long_piece),
+        cmocka_unit_test(test_stories),         cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_gguf_byte_level),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,7 +62,7 @@ static struct tokenizer *open_gguf(const char *name)
 {
     struct err err = {0};
     struct file *f;
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     if (file_open(&f, shared_data(name), &err) || tokenizer_open(&t, f, &err))
         fail_msg("%s", err.message);
     file_close(f); /* the tokenizer must not need it any more */
@@ -354,7 +354,7 @@ static void test_demo_folder(void **state)
 {
     struct err err = {0};
     struct file *f;
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     if (file_open(&f, shared_data("novella-23m"), &err) || tokenizer_open(&t, f, &err))
         fail_msg("%s", err.message);
     file_close(f);
