@@ -56,7 +56,7 @@ struct yoke_options {
     int chunk;               /* prefill rows per step; 0 = 512 */
     int max_requests;        /* sequences that may run at once; 0 = 1 */
     double stall_seconds;    /* a rank without progress for so long fails the run; 0 = 10 */
-    int inject_stall;        /* test aid: this rank, counted from 1, hangs in its first step; 0 = none */
+    int inject_stall;        /* test aid: this rank, counted from 1, hangs in its second step; 0 = none */
     yoke_progress *progress; /* may be NULL */
     void *progress_user;
 };

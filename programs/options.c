@@ -239,8 +239,9 @@ static void print_option(const struct option *o)
     else
         printf("%s\n%*s", label, HELP_COLUMN, "");
     for (;;) {
-        int n = (int)strcspn(help, "\n");
-        printf("%.*s\n", n, help);
+        size_t n = strcspn(help, "\n");
+        fwrite(help, 1, n, stdout);
+        putchar('\n');
         help += n;
         if (!*help++)
             break;

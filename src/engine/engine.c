@@ -247,6 +247,10 @@ void *engine_main(void *arg)
         int rc = model_step(&y->model, &batch, &err);
         for (int i = 0; !rc && i < batch.n_runs; i++)
             after_part(y, &y->step_parts[i]);
+        if (!rc && y->stall_rank) {
+            team_inject_stall(y->model.team, y->stall_rank - 1);
+            y->stall_rank = 0;
+        }
         pthread_mutex_lock(&y->lock);
         if (rc)
             engine_error(&y->failure, &err);

@@ -85,6 +85,7 @@ struct yoke {
     int n_free_pages;
     float *logits;                 /* (limits.logit_rows, n_vocab) */
     struct candidate *candidates;  /* (n_vocab) */
+    int stall_rank;                /* test aid: this rank, counted from 1, hangs once a step is done; 0 = none */
     int32_t *step_tokens;          /* (limits.rows) */
     int32_t *step_logit_rows;      /* (limits.logit_rows) */
     struct run *step_runs;         /* (max_requests) */

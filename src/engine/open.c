@@ -252,8 +252,11 @@ int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error
         (rc = open_model(y, o, &source, &err)) || (rc = take_step_memory(y, &err)))
         goto out;
     fill_info(y, &source);
-    if (o->inject_stall > 0 && o->inject_stall <= y->model.n_ranks)
-        team_inject_stall(y->model.team, o->inject_stall - 1);
+    if (o->inject_stall < 0 || o->inject_stall > y->model.n_ranks) {
+        rc = err_set(&err, ERR_USAGE, "--inject-stall %d: the ranks are 1 to %d", o->inject_stall, y->model.n_ranks);
+        goto out;
+    }
+    y->stall_rank = o->inject_stall;
     if (pthread_create(&y->thread, NULL, engine_main, y)) {
         rc = err_set(&err, ERR_SYSTEM, "cannot start the engine thread");
         goto out;

@@ -119,11 +119,17 @@ static size_t select_candidates(const struct yoke_sampling *s, struct candidate 
 int32_t sample(const struct yoke_sampling *s, const float *logits, int32_t n_vocab, const int32_t *history,
                size_t n_history, uint64_t position, struct candidate *scratch)
 {
+    int32_t best = 0;
+    if (s->temperature == 0 && s->repeat_penalty == 1) {
+        for (int32_t i = 1; i < n_vocab; i++)
+            if (logits[i] > logits[best])
+                best = i;
+        return best;
+    }
     for (int32_t i = 0; i < n_vocab; i++)
         scratch[i] = (struct candidate){logits[i], i, 0};
     if (s->repeat_penalty != 1)
         penalize(scratch, n_vocab, s->repeat_penalty, history, n_history);
-    int32_t best = 0;
     for (int32_t i = 1; i < n_vocab; i++)
         if (scratch[i].logit > scratch[best].logit)
             best = i;

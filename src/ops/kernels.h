@@ -1,7 +1,7 @@
 /* kernels.h - the inner loops, one table per instruction set, all equal to ref.c bit for bit.
  *
  * ref.c is the contract: what it computes, in its order of operations, is what every other table computes.
- * A table starts as a copy of a lower one and overwrites what it does better (kernels_select). Kernels return
+ * Each table is complete; kernels_select() picks one by what the CPU has. Kernels return
  * void: sizes were checked at load. Pointers need no alignment unless said. Any thread; no state.
  *
  * fp32 everywhere, round to nearest even, subnormals kept, no contraction: an fma is written fmaf() in ref.c. */
