@@ -1,12 +1,14 @@
-/* yoke.h - the public interface of Yoke, a large-language-model inference engine for one machine whose compute is
- * split into parts that share one memory. Programs include this header and nothing else of the project.
+/* yoke.h - the public interface of Yoke, a large-language-model inference engine for one machine whose
+ * compute is split into parts that share one memory. Programs include this header and nothing else of the
+ * project.
  *
  *   yoke           a loaded model, split over the ranks of this machine, with its one engine thread
  *   yoke_request   one prompt being answered: a bounded queue of events and a cancel flag
  *   yoke_topo      the parts of a machine and the ranks that would be placed on them
  *
- * Functions that can fail return 0 or a negative YOKE_E… code and fill *error (may be NULL) with one line for a
- * person. Unless said otherwise a function may be called from any thread; one request belongs to one thread. */
+ * Functions that can fail return 0 or a negative YOKE_E… code and fill *error (may be NULL) with one line for
+ * a person. Unless said otherwise a function may be called from any thread; one request belongs to one
+ * thread. */
 #ifndef YOKE_H
 #define YOKE_H
 
@@ -37,27 +39,27 @@ YOKE_API const char *yoke_version(void);
 
 /* ---- progress ---- */
 
-/* Called now and then during long work (from the calling thread). what: "loading", "quantizing", "perplexity". A
- * nonzero return cancels the work (YOKE_ECANCELED). */
+/* Called now and then during long work (from the calling thread). what: "loading", "quantizing",
+ * "perplexity". A nonzero return cancels the work (YOKE_ECANCELED). */
 typedef int yoke_progress(void *user, const char *what, uint64_t done, uint64_t total);
 
 /* ---- opening a model ---- */
 
 struct yoke_options {
-    const char *model;       /* a .gguf file, a checkpoint directory, "demo", or "synth:SHAPE[:QUANT]" */
-    const char *demo_path;   /* where "demo" lies; NULL: beside the program, see yoke_find_demo() */
-    int tp;                  /* ranks: 1, 2, 4, 8; 0 = auto */
-    int threads;             /* per rank; 0 = one per core */
-    const char *device;      /* "cpu", "auto"; NULL = auto */
-    const char *isa;         /* "auto", "ref", "avx2", "avx512", "amx", "neon"; NULL = auto */
-    int ctx;                 /* positions per sequence; 0 = the model's, at most 4096 */
-    const char *kv;          /* "f32", "f16", "q8"; NULL or "auto" = f32 for fp32 checkpoints, else f16 */
-    uint64_t memory_per_rank;/* limit in bytes; 0 = what the rank's place has free */
-    int chunk;               /* prefill rows per step; 0 = 512 */
-    int max_requests;        /* sequences that may run at once; 0 = 1 */
-    double stall_seconds;    /* a rank without progress for so long fails the run; 0 = 10 */
-    int inject_stall;        /* test aid: this rank, counted from 1, hangs in its second step; 0 = none */
-    yoke_progress *progress; /* may be NULL */
+    const char *model;        /* a .gguf file, a checkpoint directory, "demo", or "synth:SHAPE[:QUANT]" */
+    const char *demo_path;    /* where "demo" lies; NULL: beside the program, see yoke_find_demo() */
+    int tp;                   /* ranks: 1, 2, 4, 8; 0 = auto */
+    int threads;              /* per rank; 0 = one per core */
+    const char *device;       /* "cpu", "auto"; NULL = auto */
+    const char *isa;          /* "auto", "ref", "avx2", "avx512", "amx", "neon"; NULL = auto */
+    int ctx;                  /* positions per sequence; 0 = the model's, at most 4096 */
+    const char *kv;           /* "f32", "f16", "q8"; NULL or "auto" = f32 for fp32 checkpoints, else f16 */
+    uint64_t memory_per_rank; /* limit in bytes; 0 = what the rank's place has free */
+    int chunk;                /* prefill rows per step; 0 = 512 */
+    int max_requests;         /* sequences that may run at once; 0 = 1 */
+    double stall_seconds;     /* a rank without progress for so long fails the run; 0 = 10 */
+    int inject_stall;         /* test aid: this rank, counted from 1, hangs in its second step; 0 = none */
+    yoke_progress *progress;  /* may be NULL */
     void *progress_user;
 };
 
@@ -91,27 +93,28 @@ YOKE_API const struct yoke_info *yoke_get_info(const struct yoke *y);
 /* What each rank did since the model was opened. */
 struct yoke_rank_stats {
     int rank;
-    int node;             /* NUMA node of its memory */
-    int n_cpus;           /* CPUs its threads were really found on */
-    int cpus[64];         /* the first 64 of them */
+    int node;     /* NUMA node of its memory */
+    int n_cpus;   /* CPUs its threads were really found on */
+    int cpus[64]; /* the first 64 of them */
     uint64_t steps, all_reduces, weight_bytes_read;
     double busy_ms, wait_ms;
-    uint64_t resident_bytes, local_bytes; /* of its memory: in RAM, and of that on its own node (kernel's answer) */
-    bool locality_known;  /* the kernel could tell */
+    uint64_t resident_bytes,
+        local_bytes;     /* of its memory: in RAM, and of that on its own node (kernel's answer) */
+    bool locality_known; /* the kernel could tell */
 };
 /* Writes up to max_ranks entries, returns the number of ranks. */
 YOKE_API int yoke_get_rank_stats(const struct yoke *y, struct yoke_rank_stats *out, int max_ranks);
 
 /* Highest resident set of the process so far, in bytes. */
 YOKE_API uint64_t yoke_peak_rss(void);
-/* Read bandwidth of the rank threads of y from memory, all at once, in bytes per second, measured now in about
- * 0.3 s (no request may be running). */
+/* Read bandwidth of the rank threads of y from memory, all at once, in bytes per second, measured now in
+ * about 0.3 s (no request may be running). */
 YOKE_API double yoke_measure_bandwidth(struct yoke *y);
 
 /* ---- text and tokens ---- */
 
-/* The ids of a text (freed by the caller with free()). bos: begin token first, where the model's files say so.
- * special: text that spells a special token becomes it. Models without a tokenizer give YOKE_EINPUT. */
+/* The ids of a text (freed by the caller with free()). bos: begin token first, where the model's files say
+ * so. special: text that spells a special token becomes it. Models without a tokenizer give YOKE_EINPUT. */
 YOKE_API int yoke_tokenize(const struct yoke *y, const char *text, size_t size, bool bos, bool special,
                            int32_t **ids, size_t *n, struct yoke_error *error);
 /* Bytes of ids as text; *text is NUL-terminated, freed by the caller. */
@@ -136,14 +139,14 @@ struct yoke_sampling {
     int top_k;             /* 0 = off */
     double min_p;          /* 0 = off */
     double repeat_penalty; /* 1 = off; over the last 64 tokens */
-    uint64_t seed;         /* random numbers are keyed by (seed, position): the same request gives the same text */
+    uint64_t seed; /* random numbers are keyed by (seed, position): the same request gives the same text */
 };
 YOKE_API void yoke_sampling_defaults(struct yoke_sampling *s); /* 0.8, 0.95, 0, 0, 1, seed 0 */
 
 struct yoke_request_options {
     const int32_t *tokens; /* prompt, copied */
     size_t n_tokens;
-    int max_tokens;        /* to generate; 0 is allowed (prefill only) */
+    int max_tokens; /* to generate; 0 is allowed (prefill only) */
     struct yoke_sampling sampling;
     const char *const *stop; /* generation ends before any of these texts appears */
     size_t n_stop;
@@ -162,13 +165,15 @@ enum yoke_finish { YOKE_FINISH_STOP, YOKE_FINISH_LENGTH, YOKE_FINISH_CANCELED, Y
 
 struct yoke_event {
     enum yoke_event_kind kind;
-    /* YOKE_EVENT_LOGITS: (n_positions, n_vocab) fp32 of prompt positions [position, position + n_positions) */
+    /* YOKE_EVENT_LOGITS: (n_positions, n_vocab) fp32 of prompt positions [position, position + n_positions)
+     */
     const float *logits;
     int position, n_positions;
     /* YOKE_EVENT_TOKEN */
     int32_t token;
-    const char *text; /* bytes it adds to the text: complete UTF-8 characters, none that may belong to a stop text;
-                         "" when there is nothing yet. Also with FINISHED: what was held back. */
+    const char
+        *text; /* bytes it adds to the text: complete UTF-8 characters, none that may belong to a stop text;
+                  "" when there is nothing yet. Also with FINISHED: what was held back. */
     size_t text_size;
     /* YOKE_EVENT_FINISHED */
     enum yoke_finish finish;
@@ -177,17 +182,17 @@ struct yoke_event {
 
 struct yoke_request_stats {
     size_t prompt_tokens, generated_tokens;
-    double ttft_ms;          /* submit to first token */
-    double prefill_ms;       /* start of its first step to the end of the step that completed the prompt */
-    double decode_ms;        /* first to last token */
+    double ttft_ms;    /* submit to first token */
+    double prefill_ms; /* start of its first step to the end of the step that completed the prompt */
+    double decode_ms;  /* first to last token */
     uint64_t decode_steps;
-    uint64_t logits_hash;    /* over the fp32 logits of every position whose token was sampled */
+    uint64_t logits_hash; /* over the fp32 logits of every position whose token was sampled */
 };
 
 /* Queues a request. YOKE_EINPUT when it cannot ever run (prompt + max_tokens beyond ctx, ids out of range, no
  * tokens). */
-YOKE_API int yoke_submit(struct yoke *y, const struct yoke_request_options *options, struct yoke_request **out,
-                         struct yoke_error *error);
+YOKE_API int yoke_submit(struct yoke *y, const struct yoke_request_options *options,
+                         struct yoke_request **out, struct yoke_error *error);
 /* Waits for the next event. Pointers in *event stay valid until the next call for this request. After
  * YOKE_EVENT_FINISHED it must not be called again. */
 YOKE_API void yoke_next(struct yoke_request *r, struct yoke_event *event);
@@ -202,21 +207,23 @@ YOKE_API void yoke_request_close(struct yoke_request *r);
 struct yoke_perplexity {
     double perplexity, nll; /* nll: mean negative log-likelihood, nats per token */
     uint64_t n_tokens;
-    double kl;              /* mean KL divergence to the reference model, nats; only with a reference */
+    double kl; /* mean KL divergence to the reference model, nats; only with a reference */
     double seconds;
 };
-/* Consecutive windows of `window` positions (0 = ctx), each starting afresh, over the first max_tokens (0 = all)
- * predicted tokens of ids (which begin with the begin token). reference: another open model with the same
- * vocabulary, or NULL. */
-YOKE_API int yoke_measure_perplexity(struct yoke *y, struct yoke *reference, const int32_t *ids, size_t n, int window,
-                                     uint64_t max_tokens, yoke_progress *progress, void *progress_user,
-                                     struct yoke_perplexity *out, struct yoke_error *error);
+/* Consecutive windows of `window` positions (0 = ctx), each starting afresh, over the first max_tokens (0 =
+ * all) predicted tokens of ids (which begin with the begin token). reference: another open model with the
+ * same vocabulary, or NULL. */
+YOKE_API int yoke_measure_perplexity(struct yoke *y, struct yoke *reference, const int32_t *ids, size_t n,
+                                     int window, uint64_t max_tokens, yoke_progress *progress,
+                                     void *progress_user, struct yoke_perplexity *out,
+                                     struct yoke_error *error);
 
 /* ---- quantizing ---- */
 
 struct yoke_quantize_options {
     const char *model;  /* checkpoint directory or GGUF with float weights */
-    const char *output; /* directory to create: an MLX-affine checkpoint (config.json, model.safetensors, tokenizer) */
+    const char *output; /* directory to create: an MLX-affine checkpoint (config.json, model.safetensors,
+                           tokenizer) */
     int bits;           /* 3, 4, 5, 6, 8 */
     int group;          /* 32, 64, 128 */
     yoke_progress *progress;
@@ -240,7 +247,8 @@ YOKE_API int yoke_topo_open(struct yoke_topo **out, const char *synthetic, int t
                             struct yoke_error *error);
 YOKE_API void yoke_topo_close(struct yoke_topo *t);
 /* Counts: NUMA nodes, L3 domains, cores, hardware threads; returns the number of ranks. */
-YOKE_API int yoke_topo_counts(const struct yoke_topo *t, int *nodes, int *l3, int *cores, int *cpus, int *threads_per_rank);
+YOKE_API int yoke_topo_counts(const struct yoke_topo *t, int *nodes, int *l3, int *cores, int *cpus,
+                              int *threads_per_rank);
 YOKE_API int yoke_topo_place(const struct yoke_topo *t, int rank, struct yoke_place *out);
 /* What this CPU offers: a space-separated list of instruction sets Yoke has kernels for, best first. */
 YOKE_API const char *yoke_isa_list(void);

@@ -61,7 +61,7 @@ static enum options_result parse(int argc, char **argv, struct run_args *a,
     yoke_sampling_defaults(&a->sampling);
     struct yoke_sampling *s = &a->sampling;
     const struct option text[] = {
-        {"prompt", 'p', OPTION_STRING, &a->prompt, "TEXT", .help = "the prompt"},
+        {"prompt", 'p', OPTION_STRING, &a->prompt, "TEXT", .help = "the prompt (an empty one: from the begin token alone)"},
         {"file", 'f', OPTION_STRING, &a->file, "FILE",
          .help = "the prompt is in FILE (- for standard input); one newline\nat the end is not part of it"},
         {"ids", 0, OPTION_STRING, &a->ids, "IDS", .help = "the prompt as token ids: 1,2,3 or a JSON file"},
@@ -113,8 +113,6 @@ static int check(struct run_args *a)
 {
     if ((a->prompt != NULL) + (a->file != NULL) + (a->ids != NULL) > 1)
         return report_usage("run", "-p, -f and --ids are three ways to give the prompt: give one");
-    if (a->prompt && !*a->prompt)
-        return report_usage("run", "the prompt is empty");
     for (size_t i = 0; i < a->stop.n; i++) {
         if (!*a->stop.items[i])
             return report_usage("run", "--stop: the text is empty");

@@ -35,7 +35,10 @@ void buf_append(struct buf *b, const void *bytes, size_t n)
     b->data[b->size] = 0;
 }
 
-void buf_puts(struct buf *b, const char *text) { buf_append(b, text, strlen(text)); }
+void buf_puts(struct buf *b, const char *text)
+{
+    buf_append(b, text, strlen(text));
+}
 
 void buf_printf(struct buf *b, const char *format, ...)
 {

@@ -7,7 +7,8 @@
 
 /* ln 2 and pi/2 as a leading part with trailing zero bits (so that n * part is exact) and the rest. */
 static const double ln2_hi = 0x1.62e42fee00000p-1, ln2_lo = 0x1.a39ef35793c76p-33;
-static const double pio2_1 = 0x1.921fb54400000p+0, pio2_2 = 0x1.0b4611a600000p-34, pio2_3 = 0x1.3198a2e037073p-69;
+static const double pio2_1 = 0x1.921fb54400000p+0, pio2_2 = 0x1.0b4611a600000p-34,
+                    pio2_3 = 0x1.3198a2e037073p-69;
 
 double det_exp(double x)
 {
@@ -41,7 +42,10 @@ double det_log(double x)
     return exponent * ln2_hi + (2 * s * sum + exponent * ln2_lo);
 }
 
-double det_pow(double x, double y) { return det_exp(y * det_log(x)); }
+double det_pow(double x, double y)
+{
+    return det_exp(y * det_log(x));
+}
 
 void det_sincos(double x, double *sine, double *cosine)
 {
@@ -54,9 +58,17 @@ void det_sincos(double x, double *sine, double *cosine)
     }
     s *= r;
     switch ((int64_t)n & 3) {
-    case 0: *sine = s, *cosine = c; break;
-    case 1: *sine = c, *cosine = -s; break;
-    case 2: *sine = -s, *cosine = -c; break;
-    default: *sine = -c, *cosine = s; break;
+    case 0:
+        *sine = s, *cosine = c;
+        break;
+    case 1:
+        *sine = c, *cosine = -s;
+        break;
+    case 2:
+        *sine = -s, *cosine = -c;
+        break;
+    default:
+        *sine = -c, *cosine = s;
+        break;
     }
 }

@@ -20,7 +20,10 @@ static inline float f32_from_bits(uint32_t u)
     return x;
 }
 
-static inline float bf16_to_f32(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
+static inline float bf16_to_f32(uint16_t h)
+{
+    return f32_from_bits((uint32_t)h << 16);
+}
 
 /* Round to nearest, ties to even; NaN stays NaN. */
 static inline uint16_t f32_to_bf16(float x)

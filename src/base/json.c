@@ -69,8 +69,8 @@ int json_get_int(const json_t *object, const char *key, int64_t fallback, int64_
         return err_set(err, ERR_INPUT, "\"%s\" must be an integer", key);
     int64_t n = json_integer_value(v);
     if (n < min || n > max)
-        return err_set(err, ERR_INPUT, "\"%s\" is %lld, outside [%lld, %lld]", key, (long long)n, (long long)min,
-                       (long long)max);
+        return err_set(err, ERR_INPUT, "\"%s\" is %lld, outside [%lld, %lld]", key, (long long)n,
+                       (long long)min, (long long)max);
     *out = n;
     return 0;
 }

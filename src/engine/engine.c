@@ -1,8 +1,9 @@
-/* engine.c - the engine thread: builds a step from the requests that can go on, runs it, hands out what came of it.
+/* engine.c - the engine thread: builds a step from the requests that can go on, runs it, hands out what came
+ * of it.
  *
- * Continuous batching in its simplest form: every running request gets its one row, what is left of the step's rows
- * goes to prompts in order of arrival. A request whose client does not take its events sits out. Which requests share
- * a step never changes a result (ARCHITECTURE.md, "One answer"). */
+ * Continuous batching in its simplest form: every running request gets its one row, what is left of the
+ * step's rows goes to prompts in order of arrival. A request whose client does not take its events sits out.
+ * Which requests share a step never changes a result (ARCHITECTURE.md, "One answer"). */
 #include "engine/engine.h"
 
 #include <stdlib.h>
@@ -163,7 +164,9 @@ static void take_token(struct yoke *y, struct yoke_request *r, const float *logi
     } else {
         r->tokens[r->n_tokens++] = token;
         r->stats.generated_tokens++;
-        push_event(r, (struct event){.kind = YOKE_EVENT_TOKEN, .token = token, .text = text.data, .text_size = text.size});
+        push_event(r,
+                   (struct event){
+                       .kind = YOKE_EVENT_TOKEN, .token = token, .text = text.data, .text_size = text.size});
         if (stopped)
             finish(y, r, YOKE_FINISH_STOP, NULL);
         else if (r->stats.generated_tokens >= (size_t)r->max_tokens)
@@ -182,7 +185,9 @@ static void after_part(struct yoke *y, const struct step_part *part)
         memcpy(r->prompt_logits, logits, (size_t)part->n_logits * n_vocab * sizeof *logits);
         pthread_mutex_lock(&y->lock);
         r->logits_busy = true;
-        push_event(r, (struct event){.kind = YOKE_EVENT_LOGITS, .position = (int)position, .n_positions = part->n_logits});
+        push_event(r, (struct event){.kind = YOKE_EVENT_LOGITS,
+                                     .position = (int)position,
+                                     .n_positions = part->n_logits});
         pthread_mutex_unlock(&y->lock);
     }
     if (part->samples) {
@@ -212,8 +217,8 @@ static void end_canceled(struct yoke *y)
     }
 }
 
-/* Sleeps until a client changes something; while requests wait for slow clients it looks for cancellations, which
- * come without a signal (yoke_cancel may be called from a signal handler), now and then. lock held. */
+/* Sleeps until a client changes something; while requests wait for slow clients it looks for cancellations,
+ * which come without a signal (yoke_cancel may be called from a signal handler), now and then. lock held. */
 static void wait_for_work(struct yoke *y)
 {
     if (!y->requests) {

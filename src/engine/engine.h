@@ -1,7 +1,7 @@
 /* engine.h - inside of struct yoke: one model, one engine thread, many requests.
  *
- * Two kinds of threads meet here: clients (yoke_submit, yoke_next, yoke_cancel, yoke_request_close) and the engine
- * thread, and only under `lock`. Fields say who may touch them. */
+ * Two kinds of threads meet here: clients (yoke_submit, yoke_next, yoke_cancel, yoke_request_close) and the
+ * engine thread, and only under `lock`. Fields say who may touch them. */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
@@ -44,15 +44,15 @@ struct yoke_request {
     bool admitted;
     uint64_t start_ns, first_token_ns; /* first step; first token */
 
-    float *prompt_logits;      /* (limits.logit_rows, n_vocab); the client's while logits_taken is false */
+    float *prompt_logits; /* (limits.logit_rows, n_vocab); the client's while logits_taken is false */
 
     atomic_bool canceled;
 
     /* Under lock. */
     struct event queue[EVENT_QUEUE + 2];
     int queue_first, queue_count;
-    bool logits_busy;          /* prompt_logits waits for the client */
-    bool finished;             /* FINISHED was queued: the engine has let go */
+    bool logits_busy; /* prompt_logits waits for the client */
+    bool finished;    /* FINISHED was queued: the engine has let go */
     struct yoke_error error;
     struct yoke_request_stats stats;
     uint64_t submit_ns;
@@ -78,22 +78,22 @@ struct yoke {
     /* Under lock. */
     struct yoke_request *requests; /* in order of submission */
     bool closing;
-    struct yoke_error failure;     /* code != 0: a step failed, nothing runs any more */
+    struct yoke_error failure; /* code != 0: a step failed, nothing runs any more */
 
     /* The engine thread's. */
     int32_t *free_pages;
     int n_free_pages;
-    float *logits;                 /* (limits.logit_rows, n_vocab) */
-    struct candidate *candidates;  /* (n_vocab) */
-    int stall_rank;                /* test aid: this rank, counted from 1, hangs once a step is done; 0 = none */
-    int32_t *step_tokens;          /* (limits.rows) */
-    int32_t *step_logit_rows;      /* (limits.logit_rows) */
-    struct run *step_runs;         /* (max_requests) */
+    float *logits;                /* (limits.logit_rows, n_vocab) */
+    struct candidate *candidates; /* (n_vocab) */
+    int stall_rank;           /* test aid: this rank, counted from 1, hangs once a step is done; 0 = none */
+    int32_t *step_tokens;     /* (limits.rows) */
+    int32_t *step_logit_rows; /* (limits.logit_rows) */
+    struct run *step_runs;    /* (max_requests) */
     struct step_part {
         struct yoke_request *request;
         int n_rows, n_logits, first_logit;
-        bool samples;              /* its last row completes the tokens so far */
-    } *step_parts;                 /* (max_requests) */
+        bool samples; /* its last row completes the tokens so far */
+    } * step_parts;   /* (max_requests) */
 };
 
 /* engine.c: the engine thread; arg is a struct yoke. */

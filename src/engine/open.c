@@ -1,5 +1,5 @@
-/* open.c - opening and closing a model, and what can be asked of an open one. Not concurrently with anything else on
- * the same struct yoke. */
+/* open.c - opening and closing a model, and what can be asked of an open one. Not concurrently with anything
+ * else on the same struct yoke. */
 #include "engine/engine.h"
 #include "hw/probe.h"
 
@@ -13,7 +13,10 @@
 #error "the build defines YOKE_VERSION"
 #endif
 
-const char *yoke_version(void) { return YOKE_VERSION; }
+const char *yoke_version(void)
+{
+    return YOKE_VERSION;
+}
 
 int engine_error(struct yoke_error *out, const struct err *err)
 {
@@ -62,7 +65,8 @@ int model_path(const struct yoke_options *o, char *out, size_t size, struct err 
         return 0;
     }
     if (yoke_find_demo(out, size))
-        return err_set(err, ERR_INPUT, "demo: the model that ships with Yoke (models/demo) is not beside the program");
+        return err_set(err, ERR_INPUT,
+                       "demo: the model that ships with Yoke (models/demo) is not beside the program");
     return 0;
 }
 
@@ -100,8 +104,8 @@ static const char *kv_name(enum kv_type kv)
     return kv == KV_F32 ? "f32" : kv == KV_F16 ? "f16" : "q8";
 }
 
-static int limits_from_options(struct yoke *y, const struct yoke_options *o, const struct config *c, bool all_f32,
-                               struct err *err)
+static int limits_from_options(struct yoke *y, const struct yoke_options *o, const struct config *c,
+                               bool all_f32, struct err *err)
 {
     int rc = kv_from_name(o->kv, all_f32, &y->limits.kv, err);
     if (rc)
@@ -109,7 +113,8 @@ static int limits_from_options(struct yoke *y, const struct yoke_options *o, con
     if (o->ctx < 0 || o->chunk < 0 || o->max_requests < 0 || o->max_requests > 1024 || o->chunk > 1 << 20)
         return err_set(err, ERR_USAGE, "context, chunk or number of requests is out of range");
     if (o->ctx > c->max_ctx)
-        return err_set(err, ERR_USAGE, "--ctx %d: the model was made for at most %d positions", o->ctx, c->max_ctx);
+        return err_set(err, ERR_USAGE, "--ctx %d: the model was made for at most %d positions", o->ctx,
+                       c->max_ctx);
     y->limits.ctx = o->ctx ? o->ctx : c->max_ctx < 4096 ? c->max_ctx : 4096;
     y->max_requests = o->max_requests ? o->max_requests : 1;
     y->chunk = o->chunk ? o->chunk : 512;
@@ -169,8 +174,8 @@ static int take_step_memory(struct yoke *y, struct err *err)
     y->step_runs = malloc(2 * (size_t)y->max_requests * sizeof *y->step_runs);
     y->step_parts = malloc(2 * (size_t)y->max_requests * sizeof *y->step_parts);
     y->free_pages = malloc((size_t)y->limits.n_pages * sizeof *y->free_pages);
-    if (!y->logits || !y->candidates || !y->step_tokens || !y->step_logit_rows || !y->step_runs || !y->step_parts ||
-        !y->free_pages)
+    if (!y->logits || !y->candidates || !y->step_tokens || !y->step_logit_rows || !y->step_runs ||
+        !y->step_parts || !y->free_pages)
         return err_set(err, ERR_SYSTEM, "out of memory");
     for (int i = 0; i < y->limits.n_pages; i++)
         y->free_pages[y->n_free_pages++] = y->limits.n_pages - 1 - i;
@@ -193,8 +198,8 @@ static int open_model(struct yoke *y, const struct yoke_options *o, struct sourc
     struct inventory inventory;
     enum isa isa;
     int rc;
-    if ((rc = isa_from_name(o->isa ? o->isa : "auto", &isa, err)) || (rc = device_from_name(o->device, err)) ||
-        (rc = inventory_make(&inventory, source, err)))
+    if ((rc = isa_from_name(o->isa ? o->isa : "auto", &isa, err)) ||
+        (rc = device_from_name(o->device, err)) || (rc = inventory_make(&inventory, source, err)))
         return rc;
     bool all_f32 = inventory.all_f32;
     inventory_free(&inventory);
@@ -253,7 +258,8 @@ int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error
         goto out;
     fill_info(y, &source);
     if (o->inject_stall < 0 || o->inject_stall > y->model.n_ranks) {
-        rc = err_set(&err, ERR_USAGE, "--inject-stall %d: the ranks are 1 to %d", o->inject_stall, y->model.n_ranks);
+        rc = err_set(&err, ERR_USAGE, "--inject-stall %d: the ranks are 1 to %d", o->inject_stall,
+                     y->model.n_ranks);
         goto out;
     }
     y->stall_rank = o->inject_stall;
@@ -301,7 +307,10 @@ void yoke_close(struct yoke *y)
 
 /* ---- what can be asked ---- */
 
-const struct yoke_info *yoke_get_info(const struct yoke *y) { return &y->info; }
+const struct yoke_info *yoke_get_info(const struct yoke *y)
+{
+    return &y->info;
+}
 
 static void fill_cpus(struct yoke_rank_stats *out, const struct rank_counters *c)
 {
@@ -344,4 +353,7 @@ uint64_t yoke_peak_rss(void)
     return (uint64_t)usage.ru_maxrss * 1024;
 }
 
-double yoke_measure_bandwidth(struct yoke *y) { return probe_read_bandwidth(y->model.team); }
+double yoke_measure_bandwidth(struct yoke *y)
+{
+    return probe_read_bandwidth(y->model.team);
+}

@@ -1,5 +1,5 @@
-/* perplexity.c - mean negative log-likelihood of a text, and how far a model's distribution lies from another's. Runs
- * on the caller's thread as an ordinary client of one or two engines. */
+/* perplexity.c - mean negative log-likelihood of a text, and how far a model's distribution lies from
+ * another's. Runs on the caller's thread as an ordinary client of one or two engines. */
 #include "base/detmath.h"
 #include "engine/engine.h"
 
@@ -15,7 +15,8 @@ struct reader {
     int used; /* positions of event already given out */
 };
 
-static int reader_open(struct reader *r, struct yoke *y, const int32_t *ids, size_t n, struct yoke_error *error)
+static int reader_open(struct reader *r, struct yoke *y, const int32_t *ids, size_t n,
+                       struct yoke_error *error)
 {
     struct yoke_request_options o = {.tokens = ids, .n_tokens = n, .prompt_logits = true};
     yoke_sampling_defaults(&o.sampling);
@@ -23,7 +24,10 @@ static int reader_open(struct reader *r, struct yoke *y, const int32_t *ids, siz
     return yoke_submit(y, &o, &r->request, error);
 }
 
-static void reader_close(struct reader *r) { yoke_request_close(r->request); }
+static void reader_close(struct reader *r)
+{
+    yoke_request_close(r->request);
+}
 
 static int reader_next(struct reader *r, const float **logits, struct yoke_error *error)
 {
@@ -66,8 +70,8 @@ struct sums {
     double nll, kl;
 };
 
-static int measure_window(struct yoke *y, struct yoke *reference, const int32_t *ids, size_t n, struct sums *sums,
-                          struct yoke_error *error)
+static int measure_window(struct yoke *y, struct yoke *reference, const int32_t *ids, size_t n,
+                          struct sums *sums, struct yoke_error *error)
 {
     struct reader own, other = {0};
     int n_vocab = y->model.config.n_vocab, rc = reader_open(&own, y, ids, n, error);

@@ -1,7 +1,8 @@
-/* quantize.c - writes an MLX-affine checkpoint of a float one: w = scale * q + bias per group along the inputs. The rule
- * (formats: MLX's quantize): in fp32, s = max((max - min) / (2^bits - 1), 1e-7), negated unless |min| > |max|; edge
- * = the end of larger magnitude; q0 = rint(edge / s); q0 != 0: s = edge / q0, bias = edge, else bias = 0; q =
- * clip(rint((w - bias) / s)); scale and bias are rounded to the checkpoint's type only afterwards. */
+/* quantize.c - writes an MLX-affine checkpoint of a float one: w = scale * q + bias per group along the
+ * inputs. The rule (formats: MLX's quantize): in fp32, s = max((max - min) / (2^bits - 1), 1e-7), negated
+ * unless |min| > |max|; edge = the end of larger magnitude; q0 = rint(edge / s); q0 != 0: s = edge / q0, bias
+ * = edge, else bias = 0; q = clip(rint((w - bias) / s)); scale and bias are rounded to the checkpoint's type
+ * only afterwards. */
 #include "base/half.h"
 #include "engine/engine.h"
 #include "file/safetensors_write.h"
@@ -104,7 +105,8 @@ static int plan_weight(struct job *job, enum weight_role role, int layer, struct
     char name[160];
     const char *number = strstr(spec->hf_name, "%d");
     if (number)
-        snprintf(name, sizeof name, "%.*s%d%s", (int)(number - spec->hf_name), spec->hf_name, layer, number + 2);
+        snprintf(name, sizeof name, "%.*s%d%s", (int)(number - spec->hf_name), spec->hf_name, layer,
+                 number + 2);
     else
         snprintf(name, sizeof name, "%s", spec->hf_name);
     if (spec->vector) {
@@ -175,8 +177,10 @@ static int check_finite(const struct matrix *m, const float *row, struct err *er
     return 0;
 }
 
-/* The three tensors follow one another in the file, so scales and biases are kept until the codes are written. */
-static int write_quantised(struct job *job, struct safetensors_writer *w, const struct plan_entry *e, struct err *err)
+/* The three tensors follow one another in the file, so scales and biases are kept until the codes are
+ * written. */
+static int write_quantised(struct job *job, struct safetensors_writer *w, const struct plan_entry *e,
+                           struct err *err)
 {
     const struct matrix *m = &e->matrix;
     int bits = job->options->bits, group = job->options->group, rc = 0;
@@ -184,7 +188,8 @@ static int write_quantised(struct job *job, struct safetensors_writer *w, const 
     size_t code_bytes = (size_t)m->cols * (size_t)bits / 8;
     float *row = malloc((size_t)m->cols * sizeof *row);
     uint8_t *q = malloc((size_t)m->cols), *codes = malloc(code_bytes);
-    uint8_t *scales = malloc((size_t)m->rows * groups * size), *biases = malloc((size_t)m->rows * groups * size);
+    uint8_t *scales = malloc((size_t)m->rows * groups * size),
+            *biases = malloc((size_t)m->rows * groups * size);
     if (!row || !q || !codes || !scales || !biases)
         rc = err_set(err, ERR_SYSTEM, "out of memory");
     for (int64_t r = 0; r < m->rows && !rc; r++) {
@@ -214,7 +219,8 @@ static int write_quantised(struct job *job, struct safetensors_writer *w, const 
     return rc;
 }
 
-static int write_float(struct job *job, struct safetensors_writer *w, const struct plan_entry *e, struct err *err)
+static int write_float(struct job *job, struct safetensors_writer *w, const struct plan_entry *e,
+                       struct err *err)
 {
     int64_t cols = job->source.config.dim, rows = 1;
     if (e->matrix.rows) {
@@ -263,8 +269,8 @@ static int write_config(struct job *job, struct err *err)
     char path[4096];
     snprintf(path, sizeof path, "%s/config.json", job->options->output);
     json_t *config = json_deep_copy(file_config(job->source.file));
-    json_t *q = json_pack("{s:i, s:i, s:s}", "group_size", job->options->group, "bits", job->options->bits, "mode",
-                          "affine");
+    json_t *q = json_pack("{s:i, s:i, s:s}", "group_size", job->options->group, "bits", job->options->bits,
+                          "mode", "affine");
     json_object_set(config, "quantization", q);
     json_object_set_new(config, "quantization_config", q);
     char *text = json_dumps(config, JSON_INDENT(2));
@@ -292,7 +298,8 @@ static int copy_sibling(struct job *job, const char *name, struct err *err)
         while ((n = fread(piece, 1, sizeof piece, f)) > 0)
             buf_append(&bytes, piece, n);
         if (ferror(f) || bytes.failed)
-            rc = err_set(err, ERR_SYSTEM, "%s: cannot read: %s", from, bytes.failed ? "out of memory" : strerror(errno));
+            rc = err_set(err, ERR_SYSTEM, "%s: cannot read: %s", from,
+                         bytes.failed ? "out of memory" : strerror(errno));
         fclose(f);
     }
     if (!rc)
@@ -332,7 +339,8 @@ static int run(struct job *job, struct err *err)
     if ((rc = model_path(&model, path, sizeof path, err)) || (rc = source_open(&job->source, path, err)))
         return rc;
     if (!job->source.file || file_kind(job->source.file) != FILE_SAFETENSORS)
-        return err_set(err, ERR_INPUT, "%s: quantize reads checkpoint directories (config.json + safetensors) only",
+        return err_set(err, ERR_INPUT,
+                       "%s: quantize reads checkpoint directories (config.json + safetensors) only",
                        o->model);
     if ((rc = make_plan(job, err)))
         return rc;
@@ -340,8 +348,9 @@ static int run(struct job *job, struct err *err)
         return err_set(err, ERR_SYSTEM, "%s: cannot create the directory: %s", o->output, strerror(errno));
     if ((rc = write_weights(job, err)) || (rc = write_config(job, err)))
         return rc;
-    static const char *const siblings[] = {"tokenizer.json",       "tokenizer_config.json", "generation_config.json",
-                                           "chat_template.jinja", "special_tokens_map.json"};
+    static const char *const siblings[] = {"tokenizer.json", "tokenizer_config.json",
+                                           "generation_config.json", "chat_template.jinja",
+                                           "special_tokens_map.json"};
     for (size_t i = 0; i < sizeof siblings / sizeof *siblings && !rc; i++)
         rc = copy_sibling(job, siblings[i], err);
     return rc;

@@ -1,5 +1,5 @@
-/* request.c - the client's side of a request: submit, take events, cancel, close. Any thread; one request belongs to
- * one thread at a time. */
+/* request.c - the client's side of a request: submit, take events, cancel, close. Any thread; one request
+ * belongs to one thread at a time. */
 #include "engine/engine.h"
 
 #include <assert.h>
@@ -40,10 +40,11 @@ static int check(const struct yoke *y, const struct yoke_request_options *o, str
         return err_set(err, ERR_USAGE, "the number of tokens to generate must not be negative");
     size_t ctx = (size_t)y->limits.ctx;
     if (o->n_tokens > ctx || o->n_tokens + (size_t)o->max_tokens > ctx)
-        return err_set(err, ERR_INPUT,
-                       "prompt of %zu tokens + %d to generate exceed the context of %d positions: shorten the prompt, "
-                       "generate less (-n) or raise --ctx",
-                       o->n_tokens, o->max_tokens, y->limits.ctx);
+        return err_set(
+            err, ERR_INPUT,
+            "prompt of %zu tokens + %d to generate exceed the context of %d positions: shorten the prompt, "
+            "generate less (-n) or raise --ctx",
+            o->n_tokens, o->max_tokens, y->limits.ctx);
     for (size_t i = 0; i < o->n_tokens; i++)
         if (o->tokens[i] < 0 || o->tokens[i] >= y->model.config.n_vocab)
             return err_set(err, ERR_INPUT, "token %zu of the prompt is %d, outside the vocabulary of %d", i,
@@ -106,7 +107,8 @@ int yoke_submit(struct yoke *y, const struct yoke_request_options *o, struct yok
     bool only_special = true;
     for (size_t i = 0; i < o->n_tokens && y->tokenizer; i++)
         only_special = only_special && tokenizer_is_special(y->tokenizer, o->tokens[i]);
-    r->stream = (struct stream){.tokenizer = y->tokenizer, .first = only_special, .stop = r->stop, .n_stop = r->n_stop};
+    r->stream = (struct stream){
+        .tokenizer = y->tokenizer, .first = only_special, .stop = r->stop, .n_stop = r->n_stop};
 
     pthread_mutex_lock(&y->lock);
     struct yoke_request **last = &y->requests;
@@ -152,7 +154,10 @@ void yoke_next(struct yoke_request *r, struct yoke_event *event)
         event->error = r->error;
 }
 
-void yoke_cancel(struct yoke_request *r) { atomic_store(&r->canceled, true); }
+void yoke_cancel(struct yoke_request *r)
+{
+    atomic_store(&r->canceled, true);
+}
 
 void yoke_request_get_stats(const struct yoke_request *r, struct yoke_request_stats *out)
 {

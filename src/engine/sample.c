@@ -16,7 +16,10 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-uint64_t hash_combine(uint64_t hash, uint64_t next) { return mix(hash * 0x9e3779b97f4a7c15 + next + 1); }
+uint64_t hash_combine(uint64_t hash, uint64_t next)
+{
+    return mix(hash * 0x9e3779b97f4a7c15 + next + 1);
+}
 
 uint64_t hash_logits(const float *logits, size_t n)
 {
@@ -54,8 +57,8 @@ const char *sampling_fault(const struct yoke_sampling *s)
     return NULL;
 }
 
-/* Divides positive logits of recent tokens by the penalty and multiplies negative ones (Keskar et al. 2019), each
- * token once. */
+/* Divides positive logits of recent tokens by the penalty and multiplies negative ones (Keskar et al. 2019),
+ * each token once. */
 static void penalize(struct candidate *c, int32_t n_vocab, double penalty, const int32_t *history, size_t n)
 {
     size_t begin = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0;
@@ -93,8 +96,8 @@ static void sift_down(struct candidate *heap, size_t n, size_t i)
     heap[i] = moving;
 }
 
-/* Takes candidates off the heap best first into the end of the array, until top-k, top-p or min-p says enough.
- * Returns how many; they lie at heap[n - 1], heap[n - 2], … */
+/* Takes candidates off the heap best first into the end of the array, until top-k, top-p or min-p says
+ * enough. Returns how many; they lie at heap[n - 1], heap[n - 2], … */
 static size_t select_candidates(const struct yoke_sampling *s, struct candidate *heap, size_t n, double total)
 {
     double kept = 0, best = 0;

@@ -10,8 +10,8 @@ struct yoke_tokenizer {
     struct tokenizer *tokenizer;
 };
 
-static int encode(const struct tokenizer *t, const char *text, size_t size, bool bos, bool special, int32_t **ids,
-                  size_t *n, struct yoke_error *error)
+static int encode(const struct tokenizer *t, const char *text, size_t size, bool bos, bool special,
+                  int32_t **ids, size_t *n, struct yoke_error *error)
 {
     struct err err = {0};
     struct ids out = {0};
@@ -31,8 +31,8 @@ static int encode(const struct tokenizer *t, const char *text, size_t size, bool
     return 0;
 }
 
-static int decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool special, char **text, size_t *size,
-                  struct yoke_error *error)
+static int decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool special, char **text,
+                  size_t *size, struct yoke_error *error)
 {
     struct err err = {0};
     struct buf out = {0};
@@ -60,13 +60,14 @@ int yoke_tokenize(const struct yoke *y, const char *text, size_t size, bool bos,
     return encode(y->tokenizer, text, size, bos, special, ids, n, error);
 }
 
-int yoke_detokenize(const struct yoke *y, const int32_t *ids, size_t n, bool special, char **text, size_t *size,
-                    struct yoke_error *error)
+int yoke_detokenize(const struct yoke *y, const int32_t *ids, size_t n, bool special, char **text,
+                    size_t *size, struct yoke_error *error)
 {
     return decode(y->tokenizer, ids, n, special, text, size, error);
 }
 
-int yoke_tokenizer_open(struct yoke_tokenizer **out, const struct yoke_options *options, struct yoke_error *error)
+int yoke_tokenizer_open(struct yoke_tokenizer **out, const struct yoke_options *options,
+                        struct yoke_error *error)
 {
     struct err err = {0};
     struct file *f = NULL;
@@ -98,14 +99,14 @@ void yoke_tokenizer_close(struct yoke_tokenizer *t)
     free(t);
 }
 
-int yoke_tokenizer_encode(const struct yoke_tokenizer *t, const char *text, size_t size, bool bos, bool special,
-                          int32_t **ids, size_t *n, struct yoke_error *error)
+int yoke_tokenizer_encode(const struct yoke_tokenizer *t, const char *text, size_t size, bool bos,
+                          bool special, int32_t **ids, size_t *n, struct yoke_error *error)
 {
     return encode(t->tokenizer, text, size, bos, special, ids, n, error);
 }
 
-int yoke_tokenizer_decode(const struct yoke_tokenizer *t, const int32_t *ids, size_t n, bool special, char **text,
-                          size_t *size, struct yoke_error *error)
+int yoke_tokenizer_decode(const struct yoke_tokenizer *t, const int32_t *ids, size_t n, bool special,
+                          char **text, size_t *size, struct yoke_error *error)
 {
     return decode(t->tokenizer, ids, n, special, text, size, error);
 }
@@ -116,11 +117,13 @@ struct yoke_topo {
     struct topo topo;
 };
 
-int yoke_topo_open(struct yoke_topo **out, const char *synthetic, int tp, int threads, struct yoke_error *error)
+int yoke_topo_open(struct yoke_topo **out, const char *synthetic, int tp, int threads,
+                   struct yoke_error *error)
 {
     struct err err = {0};
     *out = calloc(1, sizeof **out);
-    int rc = *out ? topo_open(&(*out)->topo, synthetic, tp, threads, &err) : err_set(&err, ERR_SYSTEM, "out of memory");
+    int rc = *out ? topo_open(&(*out)->topo, synthetic, tp, threads, &err)
+                  : err_set(&err, ERR_SYSTEM, "out of memory");
     if (rc) {
         free(*out);
         *out = NULL;
@@ -136,7 +139,8 @@ void yoke_topo_close(struct yoke_topo *t)
     free(t);
 }
 
-int yoke_topo_counts(const struct yoke_topo *t, int *nodes, int *l3, int *cores, int *cpus, int *threads_per_rank)
+int yoke_topo_counts(const struct yoke_topo *t, int *nodes, int *l3, int *cores, int *cpus,
+                     int *threads_per_rank)
 {
     *nodes = t->topo.n_nodes;
     *l3 = t->topo.n_l3;
@@ -168,5 +172,7 @@ const char *yoke_isa_list(void)
     const struct kernels *best;
     if (kernels_select(&best, ISA_AUTO, NULL))
         return "ref";
-    return !strcmp(best->name, "avx512") ? "avx512 avx2 ref" : !strcmp(best->name, "avx2") ? "avx2 ref" : "ref";
+    return !strcmp(best->name, "avx512") ? "avx512 avx2 ref"
+           : !strcmp(best->name, "avx2") ? "avx2 ref"
+                                         : "ref";
 }

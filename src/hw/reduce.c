@@ -76,7 +76,7 @@ float *reduce_buffer(struct reduce *r, const struct worker *w)
 int reduce_meet(struct reduce *r, struct worker *w, const char *what)
 {
     count_of(r, w)->meets++;
-    if (w->thread == 0)
+    if (w->thread == 0 && w->n_ranks > 1) /* a rank alone has nothing to reduce */
         worker_count(w, 0, 1, 0);
     return team_meet(w, what);
 }

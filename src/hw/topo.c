@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -254,6 +255,17 @@ static int place_ranks(struct topo *t, const struct machine *m, int tp, int thre
     return 0;
 }
 
+/* hwloc wants a description to end with the hardware threads; "numa:2 core:8" means one per core. */
+static bool describe(hwloc_topology_t hwloc, const char *synthetic)
+{
+    char text[512];
+    if (hwloc_topology_set_synthetic(hwloc, synthetic) == 0)
+        return true;
+    if (strstr(synthetic, "pu:") || (size_t)snprintf(text, sizeof text, "%s pu:1", synthetic) >= sizeof text)
+        return false;
+    return hwloc_topology_set_synthetic(hwloc, text) == 0;
+}
+
 /* Loads hwloc's view: of the described machine, or of this one less the CPUs that the process is kept from by
  * its cgroup (hwloc does that) or by its affinity mask (taskset, batch systems). */
 static int load_hwloc(struct topo *t, const char *synthetic, struct err *err)
@@ -262,7 +274,7 @@ static int load_hwloc(struct topo *t, const char *synthetic, struct err *err)
         t->hwloc = NULL;
         return err_set(err, ERR_SYSTEM, "hwloc cannot be started: %s", strerror(errno));
     }
-    if (synthetic && hwloc_topology_set_synthetic(t->hwloc, synthetic))
+    if (synthetic && !describe(t->hwloc, synthetic))
         return err_set(err, ERR_USAGE, "not a machine description: '%s' (example: 'numa:2 l3:2 core:8 pu:1')",
                        synthetic);
     if (hwloc_topology_load(t->hwloc))

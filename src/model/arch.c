@@ -6,7 +6,8 @@
 
 static const struct weight_spec llama_weights[N_WEIGHT_ROLES] = {
     [W_EMBED] = {"model.embed_tokens.weight", "token_embd.weight", false, false, SPLIT_VOCAB},
-    [W_ATTN_NORM] = {"model.layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight", true, true, SPLIT_NONE},
+    [W_ATTN_NORM] = {"model.layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight", true, true,
+                     SPLIT_NONE},
     [W_Q] = {"model.layers.%d.self_attn.q_proj.weight", "blk.%d.attn_q.weight", true, false, SPLIT_Q_HEADS},
     [W_K] = {"model.layers.%d.self_attn.k_proj.weight", "blk.%d.attn_k.weight", true, false, SPLIT_KV_HEADS},
     [W_V] = {"model.layers.%d.self_attn.v_proj.weight", "blk.%d.attn_v.weight", true, false, SPLIT_KV_HEADS},
@@ -16,7 +17,8 @@ static const struct weight_spec llama_weights[N_WEIGHT_ROLES] = {
                     SPLIT_NONE},
     [W_GATE] = {"model.layers.%d.mlp.gate_proj.weight", "blk.%d.ffn_gate.weight", true, false, SPLIT_FFN},
     [W_UP] = {"model.layers.%d.mlp.up_proj.weight", "blk.%d.ffn_up.weight", true, false, SPLIT_FFN},
-    [W_DOWN] = {"model.layers.%d.mlp.down_proj.weight", "blk.%d.ffn_down.weight", true, false, SPLIT_FFN_COLS},
+    [W_DOWN] = {"model.layers.%d.mlp.down_proj.weight", "blk.%d.ffn_down.weight", true, false,
+                SPLIT_FFN_COLS},
     [W_OUT_NORM] = {"model.norm.weight", "output_norm.weight", false, true, SPLIT_NONE},
     [W_HEAD] = {"lm_head.weight", "output.weight", false, false, SPLIT_VOCAB},
 };

@@ -1,5 +1,5 @@
-/* arch.h - the model families: one table row each, naming what a family calls its tensors and how each weight is
- * split over the ranks. Adding a family is adding a row (and what is truly new in forward.c). */
+/* arch.h - the model families: one table row each, naming what a family calls its tensors and how each weight
+ * is split over the ranks. Adding a family is adding a row (and what is truly new in forward.c). */
 #ifndef MODEL_ARCH_H
 #define MODEL_ARCH_H
 
@@ -33,16 +33,16 @@ enum split_rule {
 };
 
 struct weight_spec {
-    const char *hf_name;   /* printf pattern with one %d for the layer (none for model-wide weights) */
+    const char *hf_name; /* printf pattern with one %d for the layer (none for model-wide weights) */
     const char *gguf_name;
     bool per_layer, vector;
     enum split_rule split;
 };
 
 struct family {
-    const char *name;       /* as shown to users */
-    const char *model_type; /* config.json */
-    const char *gguf_arch;  /* general.architecture, also the prefix of its keys */
+    const char *name;                  /* as shown to users */
+    const char *model_type;            /* config.json */
+    const char *gguf_arch;             /* general.architecture, also the prefix of its keys */
     const struct weight_spec *weights; /* (N_WEIGHT_ROLES) */
 };
 

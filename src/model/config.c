@@ -17,16 +17,18 @@ static const int64_t MAX_CTX = 1 << 27;
 static int config_check(const struct config *c, const char *name, struct err *err)
 {
     if (c->n_heads % c->n_kv_heads)
-        return err_set(err, ERR_INPUT, "%s: %d attention heads are no multiple of %d KV heads", name, c->n_heads,
-                       c->n_kv_heads);
+        return err_set(err, ERR_INPUT, "%s: %d attention heads are no multiple of %d KV heads", name,
+                       c->n_heads, c->n_kv_heads);
     if (c->head_dim % 2)
-        return err_set(err, ERR_INPUT, "%s: head size %d is odd: rotary embedding needs pairs", name, c->head_dim);
+        return err_set(err, ERR_INPUT, "%s: head size %d is odd: rotary embedding needs pairs", name,
+                       c->head_dim);
     if (!(c->norm_eps >= 0 && c->norm_eps < 1))
         return err_set(err, ERR_INPUT, "%s: RMS norm epsilon %g is not in [0, 1)", name, (double)c->norm_eps);
     if (!(c->rope_theta >= 1 && c->rope_theta <= 1e12))
         return err_set(err, ERR_INPUT, "%s: rope theta %g is not in [1, 1e12]", name, c->rope_theta);
     if (c->rope_scaling != ROPE_PLAIN && !(c->rope_factor >= 1e-3 && c->rope_factor <= 1e6))
-        return err_set(err, ERR_INPUT, "%s: rope scaling factor %g is not in [0.001, 1e6]", name, c->rope_factor);
+        return err_set(err, ERR_INPUT, "%s: rope scaling factor %g is not in [0.001, 1e6]", name,
+                       c->rope_factor);
     if (c->rope_scaling == ROPE_LLAMA3 &&
         !(c->rope_low_freq_factor > 0 && c->rope_high_freq_factor > c->rope_low_freq_factor &&
           c->rope_original_ctx >= 1))
@@ -42,8 +44,8 @@ static int config_check(const struct config *c, const char *name, struct err *er
 static int read_rope_json(struct config *c, const json_t *root, struct err *err)
 {
     int rc;
-    /* transformers 5 writes one object "rope_parameters" with the theta inside; before that "rope_theta" stood
-     * alone, with an optional "rope_scaling". */
+    /* transformers 5 writes one object "rope_parameters" with the theta inside; before that "rope_theta"
+     * stood alone, with an optional "rope_scaling". */
     const json_t *rope = json_object_get(root, "rope_parameters");
     if (!rope || json_is_null(rope))
         rope = json_object_get(root, "rope_scaling");
@@ -67,8 +69,8 @@ static int read_rope_json(struct config *c, const json_t *root, struct err *err)
     else if (!strcmp(type, "llama3"))
         c->rope_scaling = ROPE_LLAMA3;
     else
-        return err_set(err, ERR_INPUT, "rope scaling type \"%s\" is not supported (default, linear, llama3 are)",
-                       type);
+        return err_set(err, ERR_INPUT,
+                       "rope scaling type \"%s\" is not supported (default, linear, llama3 are)", type);
     if ((rc = json_get_double(rope, "factor", 1, &c->rope_factor, err)) ||
         (rc = json_get_double(rope, "low_freq_factor", 1, &c->rope_low_freq_factor, err)) ||
         (rc = json_get_double(rope, "high_freq_factor", 4, &c->rope_high_freq_factor, err)))
@@ -76,7 +78,8 @@ static int read_rope_json(struct config *c, const json_t *root, struct err *err)
     return json_get_double(rope, "original_max_position_embeddings", c->max_ctx, &c->rope_original_ctx, err);
 }
 
-static int read_int(const json_t *root, const char *key, int64_t fallback, int64_t max, int *out, struct err *err)
+static int read_int(const json_t *root, const char *key, int64_t fallback, int64_t max, int *out,
+                    struct err *err)
 {
     int64_t v;
     if (fallback < 0 && !json_object_get(root, key))
@@ -120,7 +123,8 @@ static int read_quantization_json(struct config *c, const json_t *root, struct e
         if (rc)
             return rc;
         if (*method)
-            return err_set(err, ERR_INPUT, "quantisation method \"%s\" is not supported (MLX affine is)", method);
+            return err_set(err, ERR_INPUT, "quantisation method \"%s\" is not supported (MLX affine is)",
+                           method);
         q = hf;
     }
     if (!json_is_object(q))
@@ -212,7 +216,8 @@ static int read_gguf(struct config *c, const struct file *f, struct err *err)
         return err_set(err, ERR_INPUT, "%s: metadata key general.architecture is missing", file_path(f));
     c->family = family_by_gguf_arch(arch);
     if (!c->family)
-        return err_set(err, ERR_INPUT, "%s: architecture \"%s\" is not supported (llama is)", file_path(f), arch);
+        return err_set(err, ERR_INPUT, "%s: architecture \"%s\" is not supported (llama is)", file_path(f),
+                       arch);
     double eps;
     if ((rc = gguf_int(f, arch, "block_count", -1, MAX_LAYERS, &c->n_layers, err)) ||
         (rc = gguf_int(f, arch, "embedding_length", -1, MAX_DIM, &c->dim, err)) ||
@@ -224,7 +229,8 @@ static int read_gguf(struct config *c, const struct file *f, struct err *err)
         (rc = gguf_vocab_size(f, c, err)))
         return rc;
     int implied = c->dim / c->n_heads, rotated = 0;
-    if ((rc = gguf_int(f, arch, "attention.key_length", implied > 0 ? implied : 1, 1024, &c->head_dim, err)) ||
+    if ((rc =
+             gguf_int(f, arch, "attention.key_length", implied > 0 ? implied : 1, 1024, &c->head_dim, err)) ||
         (rc = gguf_int(f, arch, "rope.dimension_count", c->head_dim, 1024, &rotated, err)) ||
         (rc = gguf_double(f, arch, "rope.freq_base", 10000, &c->rope_theta, err)))
         return rc;
@@ -243,7 +249,8 @@ static int read_gguf(struct config *c, const struct file *f, struct err *err)
     if (!strcmp(scaling, "linear"))
         c->rope_scaling = ROPE_LINEAR;
     else if (strcmp(scaling, "none"))
-        return err_set(err, ERR_INPUT, "%s: rope scaling type \"%s\" is not supported", file_path(f), scaling);
+        return err_set(err, ERR_INPUT, "%s: rope scaling type \"%s\" is not supported", file_path(f),
+                       scaling);
     return gguf_double(f, arch, "rope.scaling.factor", 1, &c->rope_factor, err);
 }
 
@@ -308,18 +315,20 @@ int config_synthetic(struct config *out, const char *spec, enum weight_format *f
     while (i < n_shapes && (strlen(shapes[i].name) != length || strncmp(shapes[i].name, spec, length)))
         i++;
     if (i == n_shapes)
-        return err_set(err, ERR_USAGE,
-                       "synth:%s: unknown shape; known are llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.3-70b, "
-                       "mistral-large-123b, llama-3.1-405b, qwen2.5-72b, qwen3-8b, tiny, small",
-                       spec);
+        return err_set(
+            err, ERR_USAGE,
+            "synth:%s: unknown shape; known are llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.3-70b, "
+            "mistral-large-123b, llama-3.1-405b, qwen2.5-72b, qwen3-8b, tiny, small",
+            spec);
     size_t j = 0;
     while (j < n_quants && strcmp(quants[j].name, quant))
         j++;
     if (j == n_quants)
-        return err_set(err, ERR_USAGE,
-                       "synth:%s: unknown quantisation \"%s\"; known are q4_0, q4_k, q6_k, q8_0, mlx4, mlx6, mlx8, "
-                       "bf16, f16, f32",
-                       spec, quant);
+        return err_set(
+            err, ERR_USAGE,
+            "synth:%s: unknown quantisation \"%s\"; known are q4_0, q4_k, q6_k, q8_0, mlx4, mlx6, mlx8, "
+            "bf16, f16, f32",
+            spec, quant);
     out->family = family_by_model_type("llama");
     out->n_layers = shapes[i].n_layers;
     out->dim = shapes[i].dim;
@@ -348,7 +357,8 @@ void config_rope_frequencies(const struct config *c, const float *factors, float
         if (c->rope_scaling == ROPE_LINEAR) {
             frequency /= c->rope_factor;
         } else if (c->rope_scaling == ROPE_LLAMA3) {
-            /* Llama 3.1: long wavelengths are stretched by the factor, short ones kept, between them a blend. */
+            /* Llama 3.1: long wavelengths are stretched by the factor, short ones kept, between them a blend.
+             */
             double wavelength = two_pi / frequency;
             double low = c->rope_original_ctx / c->rope_low_freq_factor;
             double high = c->rope_original_ctx / c->rope_high_freq_factor;

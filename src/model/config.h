@@ -17,9 +17,9 @@ struct family; /* arch.h */
 struct config {
     const struct family *family;
     int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, n_vocab;
-    int max_ctx;                /* positions the model was made for */
+    int max_ctx; /* positions the model was made for */
     float norm_eps;
-    bool tied_embeddings;       /* the output head is the embedding table */
+    bool tied_embeddings; /* the output head is the embedding table */
 
     double rope_theta;
     enum rope_scaling rope_scaling;
@@ -27,7 +27,8 @@ struct config {
     double rope_original_ctx;
     bool rope_rows_interleaved; /* GGUF: rows of q and k are permuted for pairs (2i, 2i + 1) */
 
-    int quant_bits, quant_group; /* MLX checkpoint: the default of its quantised matrices; 0 = not quantised */
+    int quant_bits,
+        quant_group; /* MLX checkpoint: the default of its quantised matrices; 0 = not quantised */
 };
 
 /* Reads and checks; every count is bounded so that later products of sizes cannot overflow. */

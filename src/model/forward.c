@@ -1,11 +1,12 @@
-/* forward.c - a Llama-style transformer as the papers write it, on one rank's shard. Every thread of every rank runs
- * this same function (SPMD); the two all-reduces of a layer are inside reduce_add_norm. Rank threads only. */
+/* forward.c - a Llama-style transformer as the papers write it, on one rank's shard. Every thread of every
+ * rank runs this same function (SPMD); the two all-reduces of a layer are inside reduce_add_norm. Rank
+ * threads only. */
 #include "model/forward.h"
 
 #include "base/detmath.h"
 
-/* Cosines and sines of this step's positions: shared by all layers and heads. The angle is the fp32 product, as the
- * reference implementations compute it. */
+/* Cosines and sines of this step's positions: shared by all layers and heads. The angle is the fp32 product,
+ * as the reference implementations compute it. */
 static int rotary_angles(struct lane *lane, const struct model *m, struct shard *s, const struct batch *batch)
 {
     int half = m->config.head_dim / 2, n_threads = lane->worker->n_threads;
@@ -35,8 +36,8 @@ static int attention(struct lane *lane, const struct model *m, struct shard *s, 
         {&l->v, s->v, s->kv_stride, false},
     };
     if (ops->linear(lane, qkv, 3, &s->in[INPUT_DIM], rows) ||
-        ops->rope(lane, s->q, s->q_stride, s->split.n_q_heads, s->k, s->kv_stride, s->split.n_kv_heads, head_dim,
-                  s->cosine, s->sine, rows))
+        ops->rope(lane, s->q, s->q_stride, s->split.n_q_heads, s->k, s->kv_stride, s->split.n_kv_heads,
+                  head_dim, s->cosine, s->sine, rows))
         return -1;
     struct attention a = {
         .n_heads = s->split.n_q_heads,

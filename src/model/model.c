@@ -10,7 +10,10 @@
 
 /* ---- what fits ---- */
 
-static double gib(uint64_t bytes) { return (double)bytes / (double)(1 << 30); }
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / (double)(1 << 30);
+}
 
 /* Bytes that the neediest rank of n_ranks needs with these limits; UINT64_MAX when it cannot be planned. */
 static uint64_t needed(const struct model *m, const struct limits *limits, int n_ranks)
@@ -74,8 +77,9 @@ static void suggest(const struct model *m, const struct model_options *o, uint64
         }
     }
     if (!any)
-        buf_puts(text, "; no --tp up to 8, --ctx or --kv makes it fit: use fewer bits per weight or a machine with "
-                       "more memory");
+        buf_puts(text,
+                 "; no --tp up to 8, --ctx or --kv makes it fit: use fewer bits per weight or a machine with "
+                 "more memory");
 }
 
 static int check_memory(const struct model *m, const struct model_options *o, struct err *err)
@@ -126,7 +130,8 @@ static int load(struct model *m, const struct source *source, const struct model
         if (name && !strcmp(name, "out of memory"))
             return err_set(err, ERR_SYSTEM, "out of memory while loading");
         if (name)
-            return err_set(err, ERR_INPUT, "%s: %s holds a value or scale that is not finite: the file is damaged",
+            return err_set(err, ERR_INPUT,
+                           "%s: %s holds a value or scale that is not finite: the file is damaged",
                            source->file ? file_path(source->file) : "synth", name);
         if (o->progress && o->progress(o->progress_user, (uint64_t)job.layer + 2, (uint64_t)n_layers + 1))
             return err_set(err, ERR_CANCELED, "loading was cancelled");
@@ -156,8 +161,8 @@ static int open_arenas(struct model *m, struct err *err)
     return 0;
 }
 
-int model_open(struct model *m, const struct source *source, struct topo *topo, const struct model_options *options,
-               struct err *err)
+int model_open(struct model *m, const struct source *source, struct topo *topo,
+               const struct model_options *options, struct err *err)
 {
     *m = (struct model){.config = source->config, .topo = *topo, .n_ranks = topo->n_ranks, .ops = &ops_cpu};
     memset(topo, 0, sizeof *topo);
@@ -173,7 +178,8 @@ int model_open(struct model *m, const struct source *source, struct topo *topo, 
     }
     config_rope_frequencies(&m->config, source->rope_factors, m->rope_frequency);
     for (int rank = 0; rank < m->n_ranks; rank++)
-        if ((rc = shard_plan(&m->shards[rank], &m->config, &m->inventory, &o.limits, m->ops, rank, m->n_ranks, err)))
+        if ((rc = shard_plan(&m->shards[rank], &m->config, &m->inventory, &o.limits, m->ops, rank, m->n_ranks,
+                             err)))
             goto fail;
     if ((rc = check_memory(m, &o, err)) || (rc = open_arenas(m, err)) ||
         (rc = team_open(&m->team, &m->topo, o.stall_seconds, err)) || (rc = load(m, source, &o, err)))
@@ -228,7 +234,10 @@ int model_step(struct model *m, const struct batch *batch, struct err *err)
     return team_run(m->team, step_on_rank, &job, err);
 }
 
-static uint64_t panels_bytes(const struct packed *p) { return (uint64_t)p->n_panels * p->panel_bytes; }
+static uint64_t panels_bytes(const struct packed *p)
+{
+    return (uint64_t)p->n_panels * p->panel_bytes;
+}
 
 uint64_t model_weight_bytes_per_token(const struct model *m)
 {

@@ -1,5 +1,5 @@
-/* model.h - one transformer, split over the ranks of a team: what it is opened from, the sums before loading, and
- * the step that every rank thread runs. Owned by the engine; model_* from the engine's thread. */
+/* model.h - one transformer, split over the ranks of a team: what it is opened from, the sums before loading,
+ * and the step that every rank thread runs. Owned by the engine; model_* from the engine's thread. */
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 
@@ -8,17 +8,17 @@
 /* Rows of one step. Read-only to ranks; owned by the caller of model_step. */
 struct batch {
     int n_rows;
-    const int32_t *tokens;     /* (n_rows) */
-    const struct run *runs;    /* (n_runs) cover rows 0 .. n_rows - 1 in order */
+    const int32_t *tokens;  /* (n_rows) */
+    const struct run *runs; /* (n_runs) cover rows 0 .. n_rows - 1 in order */
     int n_runs;
     int n_logits;
     const int32_t *logit_rows; /* (n_logits) rows that want logits */
-    float *logits;             /* (n_logits, n_vocab), written by the ranks, each its slice of the vocabulary */
+    float *logits; /* (n_logits, n_vocab), written by the ranks, each its slice of the vocabulary */
 };
 
 struct model_options {
-    struct limits limits;      /* n_threads is taken from the topology */
-    uint64_t memory_per_rank;  /* 0: what each place has free */
+    struct limits limits;     /* n_threads is taken from the topology */
+    uint64_t memory_per_rank; /* 0: what each place has free */
     enum isa isa;
     double stall_seconds;
     /* Called between layers while loading; nonzero cancels. May be NULL. */
@@ -36,8 +36,8 @@ struct model {
     const struct ops *ops;
     int n_ranks;
     struct shard shards[MAX_RANKS];
-    float *rope_frequency;     /* (head_dim / 2) */
-    bool bound[MAX_RANKS];     /* memory binding was accepted */
+    float *rope_frequency; /* (head_dim / 2) */
+    bool bound[MAX_RANKS]; /* memory binding was accepted */
 };
 
 /* Takes ownership of topo in every case. The source may be closed afterwards. */

@@ -42,7 +42,8 @@ static int inventory_add(struct inventory *inv, const struct source *s, enum wei
 
 int inventory_make(struct inventory *out, const struct source *s, struct err *err)
 {
-    *out = (struct inventory){.n_layers = s->config.n_layers, .head_group = 1, .ffn_group = 1, .all_f32 = true};
+    *out =
+        (struct inventory){.n_layers = s->config.n_layers, .head_group = 1, .ffn_group = 1, .all_f32 = true};
     out->matrices = calloc((size_t)(s->config.n_layers + 1) * N_WEIGHT_ROLES, sizeof *out->matrices);
     if (!out->matrices)
         return err_set(err, ERR_SYSTEM, "out of memory");
@@ -119,14 +120,22 @@ void inventory_describe(const struct inventory *inv, char *out, size_t size)
 struct pack_format pack_format_of(const struct matrix *m)
 {
     switch (m->format) {
-    case WEIGHT_F32: return (struct pack_format){.kind = PACK_F32};
-    case WEIGHT_F16: return (struct pack_format){.kind = PACK_F16};
-    case WEIGHT_BF16: return (struct pack_format){.kind = PACK_BF16};
-    case WEIGHT_Q4_0: return (struct pack_format){PACK_Q, 4, 32, 1, false, 8};
-    case WEIGHT_Q8_0: return (struct pack_format){PACK_Q, 8, 32, 2, false, 128};
-    case WEIGHT_Q4_K: return (struct pack_format){PACK_Q, 4, 32, 1, true, 0};
-    case WEIGHT_Q6_K: return (struct pack_format){PACK_Q, 6, 16, 1, false, 32};
-    case WEIGHT_MLX: break;
+    case WEIGHT_F32:
+        return (struct pack_format){.kind = PACK_F32};
+    case WEIGHT_F16:
+        return (struct pack_format){.kind = PACK_F16};
+    case WEIGHT_BF16:
+        return (struct pack_format){.kind = PACK_BF16};
+    case WEIGHT_Q4_0:
+        return (struct pack_format){PACK_Q, 4, 32, 1, false, 8};
+    case WEIGHT_Q8_0:
+        return (struct pack_format){PACK_Q, 8, 32, 2, false, 128};
+    case WEIGHT_Q4_K:
+        return (struct pack_format){PACK_Q, 4, 32, 1, true, 0};
+    case WEIGHT_Q6_K:
+        return (struct pack_format){PACK_Q, 6, 16, 1, false, 32};
+    case WEIGHT_MLX:
+        break;
     }
     if (m->bits <= 4)
         return (struct pack_format){PACK_Q, 4, m->group, 1, true, 0};
@@ -183,7 +192,8 @@ static void take_weights(struct bump *b, struct shard *s, const struct inventory
         };
         for (int role = 0; role < N_WEIGHT_ROLES; role++)
             if (matrices[role])
-                take_packed(b, matrices[role], s, inventory_matrix(inv, role, i), spec[role].split, input_of[role]);
+                take_packed(b, matrices[role], s, inventory_matrix(inv, role, i), spec[role].split,
+                            input_of[role]);
     }
 }
 
@@ -205,9 +215,12 @@ static void take_kv(struct bump *b, struct shard *s)
     }
 }
 
-/* Row strides are an odd number of cache lines: rows a power of two apart would fall into the same sets of the L1 cache,
- * which halved the speed of prefill. A line holds as many floats as a panel has outputs. */
-static uint64_t odd_lines(uint64_t n, uint64_t per_line) { return ((n + per_line - 1) / per_line | 1) * per_line; }
+/* Row strides are an odd number of cache lines: rows a power of two apart would fall into the same sets of
+ * the L1 cache, which halved the speed of prefill. A line holds as many floats as a panel has outputs. */
+static uint64_t odd_lines(uint64_t n, uint64_t per_line)
+{
+    return ((n + per_line - 1) / per_line | 1) * per_line;
+}
 
 static void take_input(struct bump *b, struct shard *s, enum input input, uint64_t stride, bool quantised)
 {
@@ -261,8 +274,8 @@ static void lay_out(struct shard *s, const struct inventory *inv, const struct o
                     reduce_arena_bytes((size_t)s->limits.rows * (size_t)s->config->dim);
 }
 
-int shard_plan(struct shard *out, const struct config *c, const struct inventory *inv, const struct limits *limits,
-               const struct ops *ops, int rank, int n_ranks, struct err *err)
+int shard_plan(struct shard *out, const struct config *c, const struct inventory *inv,
+               const struct limits *limits, const struct ops *ops, int rank, int n_ranks, struct err *err)
 {
     *out = (struct shard){.config = c, .limits = *limits};
     split_make(&out->split, c, inv->head_group, inv->ffn_group, rank, n_ranks);
@@ -283,7 +296,10 @@ int shard_plan(struct shard *out, const struct config *c, const struct inventory
     return 0;
 }
 
-uint64_t shard_bytes(const struct shard *s) { return s->weight_bytes + s->kv_bytes + s->step_bytes; }
+uint64_t shard_bytes(const struct shard *s)
+{
+    return s->weight_bytes + s->kv_bytes + s->step_bytes;
+}
 
 void shard_place(struct shard *s, const struct inventory *inv, const struct ops *ops)
 {
@@ -316,7 +332,8 @@ struct decode_buffers {
 
 static bool decode_open(struct decode_buffers *d, const struct matrix *m)
 {
-    size_t k = (size_t)m->cols, groups = m->group ? k / (size_t)m->group : 0, supers = (k + SUPER - 1) / SUPER;
+    size_t k = (size_t)m->cols, groups = m->group ? k / (size_t)m->group : 0,
+           supers = (k + SUPER - 1) / SUPER;
     size_t row = m->group ? ((k + 3) & ~(size_t)3) + groups * (2 * sizeof(float) + 2 * sizeof(int16_t)) +
                                 2 * supers * sizeof(float)
                           : k * sizeof(float);
@@ -338,8 +355,8 @@ static bool decode_open(struct decode_buffers *d, const struct matrix *m)
     return true;
 }
 
-/* Row of the file that holds local output row i. GGUF stores the rows of a rotated head as pairs (2i, 2i + 1);
- * kernels rotate halves (i, i + head_dim / 2). */
+/* Row of the file that holds local output row i. GGUF stores the rows of a rotated head as pairs (2i, 2i +
+ * 1); kernels rotate halves (i, i + head_dim / 2). */
 static int64_t file_row(const struct config *c, enum weight_role role, int64_t row)
 {
     if (!c->rope_rows_interleaved || (role != W_Q && role != W_K))
@@ -362,8 +379,8 @@ static bool decode_row(const struct matrix *m, const struct pack_format *f, int6
 
 static const char out_of_memory[] = "out of memory";
 
-static void load_matrix(const struct shard *s, const struct matrix *m, struct packed *p, enum weight_role role,
-                        const struct worker *w, struct shard_failure *failure)
+static void load_matrix(const struct shard *s, const struct matrix *m, struct packed *p,
+                        enum weight_role role, const struct worker *w, struct shard_failure *failure)
 {
     struct decode_buffers d;
     int64_t first, count;
@@ -382,7 +399,8 @@ static void load_matrix(const struct shard *s, const struct matrix *m, struct pa
             int64_t row = file_row(s->config, role, first + (int64_t)panel * PANEL + i);
             if (!decode_row(m, &p->format, row, &d.rows[i]))
                 atomic_store(&failure->name, m->name);
-            supers[i] = (struct super_row){d.rows[i].q, d.rows[i].sc, d.rows[i].mn, d.rows[i].d1, d.rows[i].d2};
+            supers[i] =
+                (struct super_row){d.rows[i].q, d.rows[i].sc, d.rows[i].mn, d.rows[i].d1, d.rows[i].d2};
             quantised[i] = &supers[i];
             floats[i] = d.rows[i].q;
         }

@@ -1,9 +1,9 @@
-/* shard.h - one rank's part of a model: its slice of every weight repacked for the kernels, its KV cache, and the
- * buffers of a step, all in the rank's arena.
+/* shard.h - one rank's part of a model: its slice of every weight repacked for the kernels, its KV cache, and
+ * the buffers of a step, all in the rank's arena.
  *
- * Layout is one function run twice: over nothing (to count bytes, before anything is loaded) and over the arena. So the
- * prediction and the use are the same sum. Filled by the rank's own threads (first touch places the pages);
- * weights are read-only afterwards, the rest is written by the rank's threads inside a step. */
+ * Layout is one function run twice: over nothing (to count bytes, before anything is loaded) and over the
+ * arena. So the prediction and the use are the same sum. Filled by the rank's own threads (first touch places
+ * the pages); weights are read-only afterwards, the rest is written by the rank's threads inside a step. */
 #ifndef MODEL_SHARD_H
 #define MODEL_SHARD_H
 
@@ -22,7 +22,7 @@ struct limits {
     int ctx;        /* positions per sequence */
     int n_pages;    /* KV pages, shared by all sequences */
     enum kv_type kv;
-    int n_threads;  /* per rank */
+    int n_threads; /* per rank */
 };
 
 struct layer {
@@ -44,27 +44,27 @@ struct shard {
     struct kcut cut[N_INPUTS][2]; /* [input][quantised] */
     int *kv_of_head;              /* (n_q_heads) local */
 
-    struct packed embed, head;    /* the same panels when tied */
-    float *out_norm;              /* (dim) */
-    struct layer *layers;         /* (n_layers) */
+    struct packed embed, head; /* the same panels when tied */
+    float *out_norm;           /* (dim) */
+    struct layer *layers;      /* (n_layers) */
 
-    float *x;                     /* (rows, dim) the residual stream */
-    struct act in[N_INPUTS];      /* normed x; attention output; gated FFN channels */
-    float *q, *k, *v, *up;        /* (rows, stride below) outputs of the row-split products */
+    float *x;                /* (rows, dim) the residual stream */
+    struct act in[N_INPUTS]; /* normed x; attention output; gated FFN channels */
+    float *q, *k, *v, *up;   /* (rows, stride below) outputs of the row-split products */
     size_t q_stride, kv_stride, ffn_stride;
-    float *cosine, *sine;         /* (rows, head_dim / 2) of this step's positions */
-    uint8_t *scratch;             /* (n_threads, scratch_bytes) */
+    float *cosine, *sine; /* (rows, head_dim / 2) of this step's positions */
+    uint8_t *scratch;     /* (n_threads, scratch_bytes) */
     size_t scratch_bytes;
 
     uint64_t weight_bytes, kv_bytes, step_bytes; /* of the arena: packed weights, cache, everything else */
     struct arena arena;
-    struct reduce *reduce;        /* borrowed: of the whole team */
+    struct reduce *reduce; /* borrowed: of the whole team */
 };
 
 /* Formats and groups of all matrices of a source: what a split needs to know before it exists. */
 struct inventory {
     int n_layers;
-    struct matrix *matrices;  /* (n_layers, N_WEIGHT_ROLES) and one more row for the model-wide ones */
+    struct matrix *matrices; /* (n_layers, N_WEIGHT_ROLES) and one more row for the model-wide ones */
     int head_group, ffn_group;
     bool quantised, all_f32;
     uint64_t file_bytes, n_parameters;
@@ -88,8 +88,8 @@ uint64_t shard_bytes(const struct shard *s);
 void shard_place(struct shard *s, const struct inventory *inv, const struct ops *ops);
 void shard_free(struct shard *s);
 
-/* Packs this thread's panels of one layer (layer == -1: embedding and head, and clears the KV cache; norms by thread 0).
- * *failed names the first weight that is not finite. Rank threads. */
+/* Packs this thread's panels of one layer (layer == -1: embedding and head, and clears the KV cache; norms by
+ * thread 0). *failed names the first weight that is not finite. Rank threads. */
 struct shard_failure {
     _Atomic(const char *) name; /* NULL: none; "out of memory" */
 };

@@ -12,15 +12,29 @@ void config_weight_shape(const struct config *c, enum weight_role role, int64_t 
     *cols = c->dim;
     switch (role) {
     case W_EMBED:
-    case W_HEAD: *rows = c->n_vocab; break;
-    case W_Q: *rows = q; break;
+    case W_HEAD:
+        *rows = c->n_vocab;
+        break;
+    case W_Q:
+        *rows = q;
+        break;
     case W_K:
-    case W_V: *rows = kv; break;
-    case W_O: *rows = c->dim, *cols = q; break;
+    case W_V:
+        *rows = kv;
+        break;
+    case W_O:
+        *rows = c->dim, *cols = q;
+        break;
     case W_GATE:
-    case W_UP: *rows = c->ffn_dim; break;
-    case W_DOWN: *rows = c->dim, *cols = c->ffn_dim; break;
-    default: *rows = 1; break; /* norms */
+    case W_UP:
+        *rows = c->ffn_dim;
+        break;
+    case W_DOWN:
+        *rows = c->dim, *cols = c->ffn_dim;
+        break;
+    default:
+        *rows = 1;
+        break; /* norms */
     }
 }
 
@@ -60,8 +74,8 @@ static int mlx_parameters(const struct source *s, const char *module, int *bits,
     return 0;
 }
 
-static int mlx_matrix(const struct source *s, const char *name, const struct tensor *weight, struct matrix *out,
-                      struct err *err)
+static int mlx_matrix(const struct source *s, const char *name, const struct tensor *weight,
+                      struct matrix *out, struct err *err)
 {
     char module[160], part[192];
     size_t n = strlen(name) - strlen(".weight");
@@ -71,8 +85,8 @@ static int mlx_matrix(const struct source *s, const char *name, const struct ten
     snprintf(part, sizeof part, "%s.biases", module);
     const struct tensor *biases = file_tensor(s->file, part);
     if (!scales || !biases)
-        return err_set(err, ERR_INPUT, "%s: %s is packed (u32) but %s.%s is missing", file_path(s->file), name, module,
-                       scales ? "biases" : "scales");
+        return err_set(err, ERR_INPUT, "%s: %s is packed (u32) but %s.%s is missing", file_path(s->file),
+                       name, module, scales ? "biases" : "scales");
     if (!s->config.quant_bits)
         return err_set(err, ERR_INPUT, "%s: %s is packed (u32) but config.json has no \"quantization\"",
                        file_path(s->file), name);
@@ -84,8 +98,8 @@ static int mlx_matrix(const struct source *s, const char *name, const struct ten
 
 /* ---- look-ups ---- */
 
-static int find(const struct source *s, enum weight_role role, int layer, const struct tensor **out, char *name,
-                size_t name_size, struct err *err)
+static int find(const struct source *s, enum weight_role role, int layer, const struct tensor **out,
+                char *name, size_t name_size, struct err *err)
 {
     weight_name(s, role, layer, name, name_size);
     *out = file_tensor(s->file, name);
@@ -94,7 +108,8 @@ static int find(const struct source *s, enum weight_role role, int layer, const 
     return 0;
 }
 
-int source_matrix(const struct source *s, enum weight_role role, int layer, struct matrix *out, struct err *err)
+int source_matrix(const struct source *s, enum weight_role role, int layer, struct matrix *out,
+                  struct err *err)
 {
     if (role == W_HEAD && s->config.tied_embeddings)
         role = W_EMBED;
@@ -144,7 +159,8 @@ static int read_float_vector(const struct source *s, const struct tensor *t, int
     matrix_row_f32(&m, 0, out);
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(out[i]))
-            return err_set(err, ERR_INPUT, "%s: %s holds a value that is not finite", file_path(s->file), t->name);
+            return err_set(err, ERR_INPUT, "%s: %s holds a value that is not finite", file_path(s->file),
+                           t->name);
     return 0;
 }
 
@@ -195,7 +211,8 @@ static bool is_known(const struct source *s, const char *name)
         if (matches(weight, gguf ? spec->gguf_name : spec->hf_name, s->config.n_layers))
             return true;
     }
-    /* Tables of rotary frequencies: the factors are read, old checkpoints' inv_freq follows from the theta. */
+    /* Tables of rotary frequencies: the factors are read, old checkpoints' inv_freq follows from the theta.
+     */
     return !strcmp(name, "rope_freqs.weight") || ends_with(name, "rotary_emb.inv_freq");
 }
 
@@ -212,7 +229,8 @@ static int check_no_unknown(const struct source *s, struct err *err)
 
 static int read_rope_factors(struct source *s, struct err *err)
 {
-    const struct tensor *t = file_kind(s->file) == FILE_GGUF ? file_tensor(s->file, "rope_freqs.weight") : NULL;
+    const struct tensor *t =
+        file_kind(s->file) == FILE_GGUF ? file_tensor(s->file, "rope_freqs.weight") : NULL;
     if (!t)
         return 0;
     int n = s->config.head_dim / 2;
@@ -241,7 +259,8 @@ int source_open(struct source *out, const char *path, struct err *err)
 {
     memset(out, 0, sizeof *out);
     if (!strncmp(path, "synth:", 6))
-        return config_synthetic(&out->config, path + 6, &out->synth_format, &out->synth_bits, &out->synth_group, err);
+        return config_synthetic(&out->config, path + 6, &out->synth_format, &out->synth_bits,
+                                &out->synth_group, err);
     int rc;
     if ((rc = file_open(&out->file, path, err)))
         return rc;

@@ -1,5 +1,5 @@
-/* source.h - where a model's weights come from (a file, or a random generator), looked up by role. Read-only after
- * open: any thread. Released once the shards are loaded. */
+/* source.h - where a model's weights come from (a file, or a random generator), looked up by role. Read-only
+ * after open: any thread. Released once the shards are loaded. */
 #ifndef MODEL_SOURCE_H
 #define MODEL_SOURCE_H
 
@@ -15,8 +15,8 @@ struct source {
     float *rope_factors; /* (head_dim / 2) divisors of the rotary frequencies, or NULL */
 };
 
-/* path: a model file or directory, or "synth:SHAPE[:QUANT]". Every tensor the family needs is there with the right
- * shape, and the file holds no tensor that Yoke would have to ignore. */
+/* path: a model file or directory, or "synth:SHAPE[:QUANT]". Every tensor the family needs is there with the
+ * right shape, and the file holds no tensor that Yoke would have to ignore. */
 MUST_CHECK int source_open(struct source *out, const char *path, struct err *err);
 void source_close(struct source *s);
 

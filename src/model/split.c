@@ -16,7 +16,8 @@ static int64_t least_common_multiple(int64_t a, int64_t b)
     return a / x * b;
 }
 
-void split_make(struct split *out, const struct config *c, int head_group, int ffn_group, int rank, int n_ranks)
+void split_make(struct split *out, const struct config *c, int head_group, int ffn_group, int rank,
+                int n_ranks)
 {
     *out = (struct split){.rank = rank, .n_ranks = n_ranks};
     int64_t bound[N_SLABS + 1];
@@ -45,20 +46,28 @@ void split_make(struct split *out, const struct config *c, int head_group, int f
     out->n_vocab = (int)(last - first);
 }
 
-void split_rows(const struct split *s, const struct config *c, enum split_rule rule, int64_t *first, int64_t *count)
+void split_rows(const struct split *s, const struct config *c, enum split_rule rule, int64_t *first,
+                int64_t *count)
 {
     switch (rule) {
-    case SPLIT_VOCAB: *first = s->vocab, *count = s->n_vocab; return;
+    case SPLIT_VOCAB:
+        *first = s->vocab, *count = s->n_vocab;
+        return;
     case SPLIT_Q_HEADS:
         *first = (int64_t)s->q_head * c->head_dim, *count = (int64_t)s->n_q_heads * c->head_dim;
         return;
     case SPLIT_KV_HEADS:
         *first = (int64_t)s->kv_head * c->head_dim, *count = (int64_t)s->n_kv_heads * c->head_dim;
         return;
-    case SPLIT_FFN: *first = s->ffn, *count = s->n_ffn; return;
+    case SPLIT_FFN:
+        *first = s->ffn, *count = s->n_ffn;
+        return;
     case SPLIT_HEAD_COLS:
-    case SPLIT_FFN_COLS: *first = 0, *count = c->dim; return;
-    case SPLIT_NONE: break;
+    case SPLIT_FFN_COLS:
+        *first = 0, *count = c->dim;
+        return;
+    case SPLIT_NONE:
+        break;
     }
     assert(!"vectors are not split");
 }

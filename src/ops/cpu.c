@@ -1,12 +1,16 @@
 /* cpu.c - struct ops on cores: shares each operation out among the threads of a rank and calls its kernels.
- * Rank threads only. How the work is shared never changes a result: outputs are computed whole by one thread. */
+ * Rank threads only. How the work is shared never changes a result: outputs are computed whole by one thread.
+ */
 #include "ops/ops.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-static int min_int(int a, int b) { return a < b ? a : b; }
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
 
 /* This thread's part [*begin, *end) of n items. */
 static void share(const struct lane *l, int64_t n, int64_t *begin, int64_t *end)
@@ -23,8 +27,8 @@ static void quantize_rows(const struct lane *l, const struct act *a, int64_t beg
 
 /* ---- embedding, norm, residual ---- */
 
-static int cpu_embed(struct lane *l, const struct packed *table, int64_t first, const int32_t *tokens, int rows,
-                     float *x, int dim)
+static int cpu_embed(struct lane *l, const struct packed *table, int64_t first, const int32_t *tokens,
+                     int rows, float *x, int dim)
 {
     float *partial = reduce_buffer(l->reduce, l->worker);
     int64_t begin, end;
@@ -57,8 +61,8 @@ static void norm_row(const struct lane *l, const float *x, const float *weight, 
         l->kernels->quantize(out->cut, y, &out->q, row);
 }
 
-static int cpu_norm(struct lane *l, const float *x, const int32_t *pick, const float *weight, int rows, int dim,
-                    float eps, const struct act *out)
+static int cpu_norm(struct lane *l, const float *x, const int32_t *pick, const float *weight, int rows,
+                    int dim, float eps, const struct act *out)
 {
     int64_t begin, end;
     share(l, rows, &begin, &end);
@@ -91,9 +95,10 @@ static int cpu_reduce_add_norm(struct lane *l, float *x, const float *weight, in
 
 /* ---- products ---- */
 
-/* One panel of one product for rows [row, row + n): out[r][0..15] in tile, slabs added by the aligned tree. */
-static void panel_rows(const struct lane *l, const struct packed *w, int panel, const struct act *in, int row, int n,
-                       float *tile, float *slabs)
+/* One panel of one product for rows [row, row + n): out[r][0..15] in tile, slabs added by the aligned tree.
+ */
+static void panel_rows(const struct lane *l, const struct packed *w, int panel, const struct act *in, int row,
+                       int n, float *tile, float *slabs)
 {
     const struct kcut *cut = w->cut;
     for (int s = 0; s < cut->n_slabs; s++) {
@@ -126,7 +131,8 @@ static void product_panels(const struct lane *l, const struct product *p, int pa
             int n = min_int(ROW_TILE, rows - row);
             panel_rows(l, p->w, panel, in, row, n, tile, slabs);
             for (int r = 0; r < n; r++)
-                memcpy(p->out + (size_t)(row + r) * p->out_stride + first, tile + r * PANEL, width * sizeof *tile);
+                memcpy(p->out + (size_t)(row + r) * p->out_stride + first, tile + r * PANEL,
+                       width * sizeof *tile);
         }
         worker_progress(l->worker);
     }
@@ -196,7 +202,8 @@ static struct kv_page page_of(const struct kv_view *kv, int head, int32_t page)
     return p;
 }
 
-static void store_rows(struct lane *l, const struct attention *a, const struct kv_view *kv, const struct run *run)
+static void store_rows(struct lane *l, const struct attention *a, const struct kv_view *kv,
+                       const struct run *run)
 {
     int64_t begin, end;
     share(l, (int64_t)run->n_rows * a->n_kv_heads, &begin, &end);
@@ -204,19 +211,21 @@ static void store_rows(struct lane *l, const struct attention *a, const struct k
         int r = (int)(i / a->n_kv_heads), head = (int)(i % a->n_kv_heads), position = run->position + r;
         size_t row = (size_t)(run->row + r), offset = (size_t)head * (size_t)kv->head_dim;
         struct kv_page page = page_of(kv, head, run->pages[position / KV_PAGE]);
-        l->kernels->kv_store(kv->type, &page, position % KV_PAGE, kv->head_dim, a->k + row * a->k_stride + offset,
-                             a->v + row * a->v_stride + offset);
+        l->kernels->kv_store(kv->type, &page, position % KV_PAGE, kv->head_dim,
+                             a->k + row * a->k_stride + offset, a->v + row * a->v_stride + offset);
     }
 }
 
-/* The query heads [head0, head1) of one KV head, for rows [r0, r1) of a run: one small matrix product per page. */
-static void attend_tile(struct lane *l, const struct attention *a, const struct kv_view *kv, const struct run *run,
-                        int kv_head, int head0, int head1, int r0, int r1)
+/* The query heads [head0, head1) of one KV head, for rows [r0, r1) of a run: one small matrix product per
+ * page. */
+static void attend_tile(struct lane *l, const struct attention *a, const struct kv_view *kv,
+                        const struct run *run, int kv_head, int head0, int head1, int r0, int r1)
 {
     int heads = head1 - head0, n = heads * (r1 - r0), d = kv->head_dim;
     float scale = 1.0f / sqrtf((float)d);
     int capacity = heads > ROW_TILE ? heads : ROW_TILE;
-    float *q = (float *)l->scratch, *acc = q + (size_t)capacity * (size_t)d, *work = acc + (size_t)capacity * (size_t)d;
+    float *q = (float *)l->scratch, *acc = q + (size_t)capacity * (size_t)d,
+          *work = acc + (size_t)capacity * (size_t)d;
     float *max = work + (size_t)capacity * (size_t)(KV_PAGE + d), *sum = max + capacity;
     int *n_valid = (int *)(sum + capacity);
     assert(n <= capacity);

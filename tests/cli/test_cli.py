@@ -169,7 +169,6 @@ class CommandLine(YokeTest):
     def test_contradictions(self):
         self.refused(2, "give one", "run", TINY, "-p", "x", "-f", "y")
         self.refused(2, "give one", "run", TINY, "-p", "x", "--ids", "1")
-        self.refused(2, "prompt is empty", "run", TINY, "-p", "")
         self.refused(2, "--stop", "run", TINY, "-p", "x", "--stop", "")
         self.refused(2, "--decode needs --ids", "tokenize", TINY, "--decode")
         self.refused(2, "--ids needs --decode", "tokenize", TINY, "--ids", "1")

@@ -87,7 +87,7 @@ static void check(int ranks, int threads, int rounds)
     for (int r = 0; r < ranks; r++) {
         struct rank_counters c;
         team_counters(team, r, &c);
-        assert_int_equal(c.all_reduces, 3 * rounds);
+        assert_int_equal(c.all_reduces, ranks > 1 ? 3 * rounds : 0);
         assert_true(arenas[r].used_bytes <= reduce_arena_bytes(ELEMENTS));
     }
     team_close(team);
