@@ -41,6 +41,16 @@ static int config_check(const struct config *c, const char *name, struct err *er
 
 /* ---- config.json ---- */
 
+/* Heads of which only a part is rotated. `object`: the configuration, or its rope parameters. */
+static int refuse_partial_rotary(const json_t *object, struct err *err)
+{
+    double part;
+    int rc = json_get_double(object, "partial_rotary_factor", 1, &part, err);
+    if (!rc && part != 1)
+        rc = err_set(err, ERR_INPUT, "\"partial_rotary_factor\": %g is not supported (1 is)", part);
+    return rc;
+}
+
 static int read_rope_json(struct config *c, const json_t *root, struct err *err)
 {
     int rc;
@@ -56,7 +66,8 @@ static int read_rope_json(struct config *c, const json_t *root, struct err *err)
     c->rope_scaling = ROPE_PLAIN;
     if (!json_is_object(rope))
         return 0;
-    if ((rc = json_get_double(rope, "rope_theta", c->rope_theta, &c->rope_theta, err)))
+    if ((rc = json_get_double(rope, "rope_theta", c->rope_theta, &c->rope_theta, err)) ||
+        (rc = refuse_partial_rotary(rope, err)))
         return rc;
     const char *type, *old_type;
     if ((rc = json_get_string(rope, "type", "default", &old_type, err)) ||
@@ -107,7 +118,7 @@ static int refuse_unsupported(const json_t *root, struct err *err)
         return rc;
     if (strcmp(act, "silu"))
         return err_set(err, ERR_INPUT, "\"hidden_act\": \"%s\" is not supported (silu is)", act);
-    return 0;
+    return refuse_partial_rotary(root, err);
 }
 
 static int read_quantization_json(struct config *c, const json_t *root, struct err *err)

@@ -1,5 +1,5 @@
-/* test_golden.c - right by others' numbers: logits, tokens and text of Hugging Face transformers (novella-23m and the
- * small models of golden-hf) and of llama2.c (stories260K). Here, and only here, with tolerances. */
+/* test_golden.c - right by others' numbers: logits, tokens and text of Hugging Face transformers (novella-23m
+ * and the small models of golden-hf) and of llama2.c (stories260K). Here, and only here, with tolerances. */
 #include "support.h"
 
 #include <math.h>
@@ -27,14 +27,16 @@ static void assert_rows_close(const float *a, const float *b, int rows, int cols
             assert_true(isfinite(a[at]));
         }
         if (difference > limit * scale)
-            fail_msg("position %d: logits differ by %g of the largest, limit %g", r, difference / scale, limit);
+            fail_msg("position %d: logits differ by %g of the largest, limit %g", r, difference / scale,
+                     limit);
     }
 }
 
 static void assert_close(double value, double expected, double limit, const char *what, int position)
 {
     if (!(fabs(value - expected) <= limit))
-        fail_msg("%s of position %d is %.9g, expected %.9g within %g", what, position, value, expected, limit);
+        fail_msg("%s of position %d is %.9g, expected %.9g within %g", what, position, value, expected,
+                 limit);
 }
 
 static double number_at(const json_t *object, const char *key, size_t i)
@@ -84,7 +86,8 @@ static void check_logits(const struct answer *a, const json_t *prompt, double li
     const float *last = a->logits + (size_t)(a->n_prompt - 1) * (size_t)a->n_vocab;
     for (size_t k = 0; k < n; k++) {
         double expected = number_at(prompt, "last_top_logits", k);
-        assert_close((double)last[top[k]], expected, limit * fabs(expected), "one of the largest logits", a->n_prompt - 1);
+        assert_close((double)last[top[k]], expected, limit * fabs(expected), "one of the largest logits",
+                     a->n_prompt - 1);
         for (int i = 0; i < a->n_vocab && limit < 0.01; i++) /* no other token lies among the first */
             if (i != top[k] && last[i] > last[top[k]]) {
                 bool before = false;
@@ -255,9 +258,18 @@ static void check_hf(const char *name)
     free(model);
 }
 
-static void test_hf_llama(void **state) { check_hf("llama-a"); }
-static void test_hf_llama31(void **state) { check_hf("llama31-a"); }
-static void test_hf_linear(void **state) { check_hf("llama-linear-a"); }
+static void test_hf_llama(void **state)
+{
+    check_hf("llama-a");
+}
+static void test_hf_llama31(void **state)
+{
+    check_hf("llama31-a");
+}
+static void test_hf_linear(void **state)
+{
+    check_hf("llama-linear-a");
+}
 
 int main(void)
 {

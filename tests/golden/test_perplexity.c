@@ -1,5 +1,5 @@
-/* test_perplexity.c - perplexity of a held-out text: of the float model as Hugging Face transformers has it, and what
- * each number of bits adds to it. Takes about a minute. */
+/* test_perplexity.c - perplexity of a held-out text: of the float model as Hugging Face transformers has it,
+ * and what each number of bits adds to it. Takes about a minute. */
 #include "support.h"
 
 #include <math.h>
@@ -31,7 +31,8 @@ static void tokenize_text(struct yoke *y, struct text *t)
     free(path);
 }
 
-static struct yoke_perplexity measure(struct yoke *y, struct yoke *reference, const struct text *t, uint64_t tokens)
+static struct yoke_perplexity measure(struct yoke *y, struct yoke *reference, const struct text *t,
+                                      uint64_t tokens)
 {
     struct yoke_perplexity p;
     struct yoke_error error = {0};
@@ -81,7 +82,8 @@ static void test_cost_of_bits(void **state)
         checkpoint_quantize(t.model, model, kinds[i].bits, 64);
         struct yoke *y = open_novella(model, NULL);
         struct yoke_perplexity p = measure(y, original, &t, QUANTISED_TOKENS);
-        print_message("%d bits: perplexity %.4f (bf16 %.4f), KL %.6f\n", kinds[i].bits, p.perplexity, plain, p.kl);
+        print_message("%d bits: perplexity %.4f (bf16 %.4f), KL %.6f\n", kinds[i].bits, p.perplexity, plain,
+                      p.kl);
         assert_true(p.perplexity / plain - 1 < kinds[i].most);
         assert_true(p.perplexity / plain - 1 > -kinds[i].most);
         assert_true(isfinite(p.kl) && p.kl > last_kl);
@@ -96,13 +98,15 @@ static void test_cost_of_bits(void **state)
     free(t.model);
 }
 
-/* What can be said without the original: a text in English is not noise to the model that ships, in any windows. */
+/* What can be said without the original: a text in English is not noise to the model that ships, in any
+ * windows. */
 static void test_demo(void **state)
 {
-    static const char text[] =
-        "Mr. Sherlock Holmes, who was usually very late in the mornings, save upon those not infrequent occasions when he "
-        "was up all night, was seated at the breakfast table. I stood upon the hearth-rug and picked up the stick which "
-        "our visitor had left behind him the night before.";
+    static const char text[] = "Mr. Sherlock Holmes, who was usually very late in the mornings, save upon "
+                               "those not infrequent occasions when he "
+                               "was up all night, was seated at the breakfast table. I stood upon the "
+                               "hearth-rug and picked up the stick which "
+                               "our visitor had left behind him the night before.";
     struct text t = {.model = path_of_source("models/demo")};
     struct yoke *y = open_novella(t.model, NULL);
     assert_int_equal(yoke_tokenize(y, text, strlen(text), true, false, &t.ids, &t.n, NULL), 0);

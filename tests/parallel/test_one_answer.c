@@ -1,6 +1,6 @@
-/* test_one_answer.c - "One answer" (ARCHITECTURE.md): the logits of a prompt and of what follows are the same bits for
- * every number of ranks and threads, prefill chunk, instruction set, and company in the batch. Compared with memcmp;
- * a tolerance has no place here. */
+/* test_one_answer.c - "One answer" (ARCHITECTURE.md): the logits of a prompt and of what follows are the same
+ * bits for every number of ranks and threads, prefill chunk, instruction set, and company in the batch.
+ * Compared with memcmp; a tolerance has no place here. */
 #include "support.h"
 
 #include <pthread.h>
@@ -44,8 +44,8 @@ static struct answer answer_of(const char *model, struct setting s, size_t n_pro
 static void expect(const char *model, struct setting s, size_t n_prompt, const struct answer *expected)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s --tp %d --threads %d --chunk %d --isa %s --kv %s", model, s.tp, s.threads, s.chunk,
-             s.isa ? s.isa : "auto", s.kv ? s.kv : "auto");
+    snprintf(name, sizeof name, "%s --tp %d --threads %d --chunk %d --isa %s --kv %s", model, s.tp, s.threads,
+             s.chunk, s.isa ? s.isa : "auto", s.kv ? s.kv : "auto");
     struct answer a = answer_of(model, s, n_prompt);
     assert_same_answer(&a, expected, name);
     answer_free(&a);
@@ -79,8 +79,9 @@ static void cross_all(const char *model, const char *kv)
 static void cross_some(const char *model, const char *kv)
 {
     static const struct setting settings[] = {
-        {.tp = 1, .threads = 2, .chunk = 7}, {.tp = 2, .threads = 1, .chunk = 64}, {.tp = 4, .threads = 2, .chunk = 512},
-        {.tp = 8, .threads = 1, .chunk = 7}, {.tp = 1, .threads = 1, .chunk = 1},  {.tp = 8, .threads = 2, .chunk = 1},
+        {.tp = 1, .threads = 2, .chunk = 7},   {.tp = 2, .threads = 1, .chunk = 64},
+        {.tp = 4, .threads = 2, .chunk = 512}, {.tp = 8, .threads = 1, .chunk = 7},
+        {.tp = 1, .threads = 1, .chunk = 1},   {.tp = 8, .threads = 2, .chunk = 1},
     };
     struct setting s = baseline;
     s.kv = kv;
@@ -105,7 +106,8 @@ static void visit_isa(const char *isa, bool best, void *arg)
 {
     const struct isa_job *job = arg;
     /* A rank boundary and a chunk boundary for each, and the plain case. */
-    static const struct setting settings[] = {{.tp = 1, .threads = 1, .chunk = 512}, {.tp = 4, .threads = 1, .chunk = 7}};
+    static const struct setting settings[] = {{.tp = 1, .threads = 1, .chunk = 512},
+                                              {.tp = 4, .threads = 1, .chunk = 7}};
     for (size_t i = 0; i < COUNT(settings); i++) {
         struct setting s = settings[i];
         s.isa = isa;
@@ -146,7 +148,8 @@ static void test_stories260k(void **state)
 
 static void test_synthetic(void **state)
 {
-    static const char *const formats[] = {"q4_0", "q4_k", "q6_k", "q8_0", "mlx4", "mlx6", "mlx8", "bf16", "f16", "f32"};
+    static const char *const formats[] = {"q4_0", "q4_k", "q6_k", "q8_0", "mlx4",
+                                          "mlx6", "mlx8", "bf16", "f16",  "f32"};
     for (size_t i = 0; i < COUNT(formats); i++) {
         if (TEST_SLOW && i % 3)
             continue;
@@ -176,8 +179,8 @@ static void test_odd_checkpoints(void **state)
     }
 }
 
-/* Head size and group share only part of their factors (48 and 32), 7 groups of FFN channels over 8 slabs, fewer
- * KV heads than ranks; every width and group that a checkpoint may have. */
+/* Head size and group share only part of their factors (48 and 32), 7 groups of FFN channels over 8 slabs,
+ * fewer KV heads than ranks; every width and group that a checkpoint may have. */
 static void test_mlx_checkpoints(void **state)
 {
     static const struct {
@@ -186,7 +189,8 @@ static void test_mlx_checkpoints(void **state)
     char *directory = make_directory(), *source = path_join(directory, "float");
     for (size_t i = 0; i < COUNT(kinds); i++) {
         int unit = kinds[i].group;
-        struct checkpoint_shape shape = {2, 3 * unit, 8, 2, unit == 128 ? 64 : 48, 7 * unit, 301, i % 2, DTYPE_BF16, NULL};
+        struct checkpoint_shape shape = {2,        3 * unit, 8,     2,          unit == 128 ? 64 : 48,
+                                         7 * unit, 301,      i % 2, DTYPE_BF16, NULL};
         char command[4200], *model = path_join(directory, "quantised");
         snprintf(command, sizeof command, "rm -rf '%s' '%s' && mkdir '%s'", source, model, source);
         assert_int_equal(system(command), 0);
@@ -227,10 +231,15 @@ static void *client_main(void *arg)
 
 static void batch(const char *model, int tp, int chunk, bool cancel_some)
 {
-    static const int lengths[N_CLIENTS] = {61, 1, 140, 17, 2, 90}, generated[N_CLIENTS] = {30, 40, 8, 0, 50, 12};
+    static const int lengths[N_CLIENTS] = {61, 1, 140, 17, 2, 90},
+                     generated[N_CLIENTS] = {30, 40, 8, 0, 50, 12};
     struct client clients[N_CLIENTS] = {0};
-    struct yoke_options o = {
-        .model = model, .tp = tp, .threads = 1, .chunk = chunk, .ctx = CONTEXT, .max_requests = N_CLIENTS - 1};
+    struct yoke_options o = {.model = model,
+                             .tp = tp,
+                             .threads = 1,
+                             .chunk = chunk,
+                             .ctx = CONTEXT,
+                             .max_requests = N_CLIENTS - 1};
     struct yoke *y = open_model(&o);
     for (int i = 0; i < N_CLIENTS; i++) {
         struct client *c = &clients[i];
@@ -254,7 +263,8 @@ static void batch(const char *model, int tp, int chunk, bool cancel_some)
             assert_same_answer(&c->together, &c->alone, name);
         } else {
             assert_true(c->together.n_tokens >= c->cancel_after);
-            assert_memory_equal(c->together.tokens, c->alone.tokens, (size_t)c->together.n_tokens * sizeof(int32_t));
+            assert_memory_equal(c->together.tokens, c->alone.tokens,
+                                (size_t)c->together.n_tokens * sizeof(int32_t));
         }
         answer_free(&c->alone);
         answer_free(&c->together);
@@ -282,9 +292,12 @@ static void test_batches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_demo),           cmocka_unit_test(test_stories260k),
-        cmocka_unit_test(test_odd_checkpoints), cmocka_unit_test(test_mlx_checkpoints),
-        cmocka_unit_test(test_synthetic),      cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_stories260k),
+        cmocka_unit_test(test_odd_checkpoints),
+        cmocka_unit_test(test_mlx_checkpoints),
+        cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_batches),
     };
     return cmocka_run_group_tests_name("one answer", tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_one_answer_small.c - "One answer" on a model of a few hundred million parameters, whose matrices are larger than
- * any cache and whose head sizes are those of real models. */
+/* test_one_answer_small.c - "One answer" on a model of a few hundred million parameters, whose matrices are
+ * larger than any cache and whose head sizes are those of real models. */
 #include "support.h"
 
 #include <stdio.h>
@@ -7,7 +7,8 @@
 
 static struct answer answer_of(int tp, int threads, int chunk)
 {
-    struct yoke_options o = {.model = "synth:small:q4_0", .tp = tp, .threads = threads, .chunk = chunk, .ctx = 256};
+    struct yoke_options o = {
+        .model = "synth:small:q4_0", .tp = tp, .threads = threads, .chunk = chunk, .ctx = 256};
     struct yoke *y = open_model(&o);
     size_t n = TEST_SLOW ? 20 : 140;
     int32_t *prompt = random_prompt(n, yoke_get_info(y)->n_vocab, 3);

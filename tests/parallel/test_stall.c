@@ -1,5 +1,5 @@
-/* test_stall.c - a rank that hangs ends the run: the request fails with an error that names the rank, later requests
- * fail at once with the same error, and closing returns. */
+/* test_stall.c - a rank that hangs ends the run: the request fails with an error that names the rank, later
+ * requests fail at once with the same error, and closing returns. */
 #include "support.h"
 
 #include <stdio.h>
@@ -58,11 +58,21 @@ static void stall(int tp, int threads, int rank)
     answer_free(&later);
 }
 
-static void test_two_ranks(void **state) { stall(2, 1, 2); }
-static void test_first_of_four_ranks(void **state) { stall(4, 1, 1); }
-static void test_threads(void **state) { stall(2, 2, 1); }
+static void test_two_ranks(void **state)
+{
+    stall(2, 1, 2);
+}
+static void test_first_of_four_ranks(void **state)
+{
+    stall(4, 1, 1);
+}
+static void test_threads(void **state)
+{
+    stall(2, 2, 1);
+}
 
-/* A slow machine is no stall: the limit counts from the last sign of life, not from the beginning of the step. */
+/* A slow machine is no stall: the limit counts from the last sign of life, not from the beginning of the
+ * step. */
 static void test_healthy_run_outlives_limit(void **state)
 {
     struct yoke_options o = {

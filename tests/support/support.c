@@ -22,7 +22,10 @@ char *path_join(const char *directory, const char *name)
     return path;
 }
 
-char *path_of_source(const char *name) { return path_join(SOURCE_ROOT, name); }
+char *path_of_source(const char *name)
+{
+    return path_join(SOURCE_ROOT, name);
+}
 
 static char *shared_root(void)
 {
@@ -128,7 +131,8 @@ static void write_config_json(const char *directory, const struct checkpoint_sha
 {
     char text[2048];
     snprintf(text, sizeof text,
-             "{\"model_type\": \"llama\", \"num_hidden_layers\": %d, \"hidden_size\": %d, \"num_attention_heads\": %d, "
+             "{\"model_type\": \"llama\", \"num_hidden_layers\": %d, \"hidden_size\": %d, "
+             "\"num_attention_heads\": %d, "
              "\"num_key_value_heads\": %d, \"head_dim\": %d, \"intermediate_size\": %d, \"vocab_size\": %d, "
              "\"max_position_embeddings\": 1024, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, "
              "\"tie_word_embeddings\": %s%s}\n",
@@ -138,7 +142,8 @@ static void write_config_json(const char *directory, const struct checkpoint_sha
 }
 
 /* Uniform in ±scale; norms around 1. */
-static void write_weight(struct safetensors_writer *w, const struct tensor_spec *spec, bool norm, uint32_t *state)
+static void write_weight(struct safetensors_writer *w, const struct tensor_spec *spec, bool norm,
+                         uint32_t *state)
 {
     int64_t n = spec->shape[0] * (spec->n_dims == 2 ? spec->shape[1] : 1);
     size_t size = spec->dtype == DTYPE_F32 ? 4 : 2;
@@ -157,7 +162,8 @@ static void write_weight(struct safetensors_writer *w, const struct tensor_spec 
 
 enum { MAX_SPECS = 256 };
 
-static size_t list_weights(const struct checkpoint_shape *s, struct tensor_spec *specs, bool *norms, char (*names)[96])
+static size_t list_weights(const struct checkpoint_shape *s, struct tensor_spec *specs, bool *norms,
+                           char (*names)[96])
 {
     struct config c = {.n_layers = s->n_layers,
                        .dim = s->dim,
@@ -176,7 +182,8 @@ static size_t list_weights(const struct checkpoint_shape *s, struct tensor_spec 
             assert_true(n < MAX_SPECS);
             const char *number = strstr(spec->hf_name, "%d");
             if (number)
-                snprintf(names[n], 96, "%.*s%d%s", (int)(number - spec->hf_name), spec->hf_name, layer, number + 2);
+                snprintf(names[n], 96, "%.*s%d%s", (int)(number - spec->hf_name), spec->hf_name, layer,
+                         number + 2);
             else
                 snprintf(names[n], 96, "%s", spec->hf_name);
             norms[n] = spec->vector;
@@ -300,10 +307,11 @@ void answer_free(struct answer *a)
 
 void assert_same_answer(const struct answer *a, const struct answer *expected, const char *setting)
 {
-    if (a->finish != expected->finish || a->n_prompt != expected->n_prompt || a->n_tokens != expected->n_tokens)
-        fail_msg("%s: finish %d with %d + %d positions, expected %d with %d + %d (%s)", setting, (int)a->finish,
-                 a->n_prompt, a->n_tokens, (int)expected->finish, expected->n_prompt, expected->n_tokens,
-                 a->error.message);
+    if (a->finish != expected->finish || a->n_prompt != expected->n_prompt ||
+        a->n_tokens != expected->n_tokens)
+        fail_msg("%s: finish %d with %d + %d positions, expected %d with %d + %d (%s)", setting,
+                 (int)a->finish, a->n_prompt, a->n_tokens, (int)expected->finish, expected->n_prompt,
+                 expected->n_tokens, a->error.message);
     for (int i = 0; i < a->n_prompt; i++) {
         size_t at = (size_t)i * (size_t)a->n_vocab, n = (size_t)a->n_vocab;
         if (!memcmp(a->logits + at, expected->logits + at, n * sizeof(float)))
@@ -319,8 +327,8 @@ void assert_same_answer(const struct answer *a, const struct answer *expected, c
             fail_msg("%s: generated token %d is %d, expected %d", setting, i, (int)a->tokens[i],
                      (int)expected->tokens[i]);
     if (a->stats.logits_hash != expected->stats.logits_hash)
-        fail_msg("%s: logits hash %016llx, expected %016llx", setting, (unsigned long long)a->stats.logits_hash,
-                 (unsigned long long)expected->stats.logits_hash);
+        fail_msg("%s: logits hash %016llx, expected %016llx", setting,
+                 (unsigned long long)a->stats.logits_hash, (unsigned long long)expected->stats.logits_hash);
 }
 
 int32_t *random_prompt(size_t n, int n_vocab, uint32_t seed)

@@ -1,5 +1,6 @@
-/* support.h - what tests of whole models share: where files lie, small random checkpoints, and one request's complete
- * answer. Failing is a cmocka failure, so call from the test's own thread; answer_collect() alone may run on any. */
+/* support.h - what tests of whole models share: where files lie, small random checkpoints, and one request's
+ * complete answer. Failing is a cmocka failure, so call from the test's own thread; answer_collect() alone
+ * may run on any. */
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 
@@ -46,7 +47,8 @@
 char *path_join(const char *directory, const char *name);
 /* A file of the repository. */
 char *path_of_source(const char *name);
-/* A file of the test data that is not in the repository; the test is skipped, saying so, when it is not there. */
+/* A file of the test data that is not in the repository; the test is skipped, saying so, when it is not
+ * there. */
 char *path_of_shared(const char *name);
 /* The repository's copy under tests/data if there is one, else the shared one. */
 char *path_of_data(const char *name);
@@ -64,8 +66,8 @@ size_t json_ids(const json_t *array, int32_t **ids);
 struct checkpoint_shape {
     int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, n_vocab;
     bool tied;
-    enum dtype dtype;         /* F32, F16 or BF16 */
-    const char *more_config;  /* more members for config.json: ", \"key\": value", or NULL */
+    enum dtype dtype;        /* F32, F16 or BF16 */
+    const char *more_config; /* more members for config.json: ", \"key\": value", or NULL */
 };
 /* config.json and model.safetensors; no tokenizer. The directory must exist. */
 void checkpoint_write(const char *directory, const struct checkpoint_shape *shape);
@@ -95,7 +97,8 @@ struct yoke_request *submit(struct yoke *y, const struct yoke_request_options *o
 struct answer answer_collect(struct yoke *y, struct yoke_request *r, int cancel_after);
 struct answer ask(struct yoke *y, const struct yoke_request_options *options);
 void answer_free(struct answer *a);
-/* Fails, naming the setting and the first difference, unless tokens, hash and all logits are the same bits. */
+/* Fails, naming the setting and the first difference, unless tokens, hash and all logits are the same bits.
+ */
 void assert_same_answer(const struct answer *a, const struct answer *expected, const char *setting);
 
 /* n ids, a function of seed alone, in [0, n_vocab). free(). */
