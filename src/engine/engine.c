@@ -76,8 +76,10 @@ static void add_part(struct yoke *y, struct batch *b, struct yoke_request *r, in
     struct step_part *part = &y->step_parts[b->n_runs];
     *part = (struct step_part){.request = r, .n_rows = n_rows, .first_logit = b->n_logits};
     part->samples = r->n_done + (size_t)n_rows == r->n_tokens && r->max_tokens > 0;
+    int32_t *pages = y->step_pages + b->n_runs * ((y->limits.ctx + KV_PAGE - 1) / KV_PAGE);
+    memcpy(pages, r->pages, (size_t)r->n_pages * sizeof *pages);
     y->step_runs[b->n_runs++] =
-        (struct run){.row = b->n_rows, .n_rows = n_rows, .position = (int)r->n_done, .pages = r->pages};
+        (struct run){.row = b->n_rows, .n_rows = n_rows, .position = (int)r->n_done, .pages = pages};
     for (int i = 0; i < n_rows; i++) {
         bool wanted = r->wants_prompt_logits && r->n_done + (size_t)i < r->n_prompt;
         if (wanted || (part->samples && i == n_rows - 1)) {
@@ -241,16 +243,19 @@ void *engine_main(void *arg)
     pthread_mutex_lock(&y->lock);
     while (!y->closing) {
         end_canceled(y);
-        struct batch batch;
-        build_step(y, &batch);
-        if (!batch.n_rows) {
+        if (y->failure.code) { /* what the failed step was given stays as it is */
+            wait_for_work(y);
+            continue;
+        }
+        build_step(y, &y->batch);
+        if (!y->batch.n_rows) {
             wait_for_work(y);
             continue;
         }
         pthread_mutex_unlock(&y->lock);
         struct err err = {0};
-        int rc = model_step(&y->model, &batch, &err);
-        for (int i = 0; !rc && i < batch.n_runs; i++)
+        int rc = model_step(&y->model, &y->batch, &err);
+        for (int i = 0; !rc && i < y->batch.n_runs; i++)
             after_part(y, &y->step_parts[i]);
         if (!rc && y->stall_rank) {
             team_inject_stall(y->model.team, y->stall_rank - 1);

@@ -86,9 +86,11 @@ struct yoke {
     float *logits;                /* (limits.logit_rows, n_vocab) */
     struct candidate *candidates; /* (n_vocab) */
     int stall_rank;           /* test aid: this rank, counted from 1, hangs once a step is done; 0 = none */
+    struct batch batch;       /* of the running step; here because a hung rank may come back to it */
     int32_t *step_tokens;     /* (limits.rows) */
     int32_t *step_logit_rows; /* (limits.logit_rows) */
     struct run *step_runs;    /* (max_requests) */
+    int32_t *step_pages;      /* (2 max_requests, pages of ctx) of the runs: a hung rank outlives requests */
     struct step_part {
         struct yoke_request *request;
         int n_rows, n_logits, first_logit;

@@ -172,10 +172,11 @@ static int take_step_memory(struct yoke *y, struct err *err)
     y->step_tokens = malloc(rows * sizeof *y->step_tokens);
     y->step_logit_rows = malloc((size_t)y->limits.logit_rows * sizeof *y->step_logit_rows);
     y->step_runs = malloc(2 * (size_t)y->max_requests * sizeof *y->step_runs);
+    y->step_pages = malloc(2 * (size_t)y->limits.n_pages * sizeof *y->step_pages);
     y->step_parts = malloc(2 * (size_t)y->max_requests * sizeof *y->step_parts);
     y->free_pages = malloc((size_t)y->limits.n_pages * sizeof *y->free_pages);
     if (!y->logits || !y->candidates || !y->step_tokens || !y->step_logit_rows || !y->step_runs ||
-        !y->step_parts || !y->free_pages)
+        !y->step_pages || !y->step_parts || !y->free_pages)
         return err_set(err, ERR_SYSTEM, "out of memory");
     for (int i = 0; i < y->limits.n_pages; i++)
         y->free_pages[y->n_free_pages++] = y->limits.n_pages - 1 - i;
@@ -290,14 +291,15 @@ void yoke_close(struct yoke *y)
         pthread_mutex_unlock(&y->lock);
         pthread_join(y->thread, NULL);
     }
-    if (y->model.n_ranks)
-        model_close(&y->model);
+    if (y->model.n_ranks && !model_close(&y->model))
+        return; /* a rank hangs, and may come back to any of this: left to the end of the process */
     tokenizer_close(y->tokenizer);
     free(y->logits);
     free(y->candidates);
     free(y->step_tokens);
     free(y->step_logit_rows);
     free(y->step_runs);
+    free(y->step_pages);
     free(y->step_parts);
     free(y->free_pages);
     pthread_cond_destroy(&y->work);

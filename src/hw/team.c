@@ -465,19 +465,20 @@ static bool join_healthy(struct team *team)
     return all;
 }
 
-void team_close(struct team *team)
+bool team_close(struct team *team)
 {
     if (!team)
-        return;
+        return true;
     team->closing = true;
     epoch_advance(&team->step, team->step_number + 1);
     if (!atomic_load(&team->failed)) {
         for (int i = 0; i < team->n_started; i++)
             pthread_join(team->slots[i].thread, NULL);
     } else if (!join_healthy(team)) {
-        return; /* the team's memory is left to the threads that hang in it */
+        return false; /* the team's memory is left to the threads that hang in it */
     }
     free(team);
+    return true;
 }
 
 /* ---- running a step, and the watchdog ---- */

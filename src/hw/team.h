@@ -20,6 +20,7 @@
 #include "hw/topo.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct team;
@@ -42,7 +43,9 @@ typedef void team_fn(struct worker *w, void *arg);
 /* Starts n_ranks * n_threads pinned threads (pinning refused by the kernel is no error). stall_seconds: the
  * limit above (10 in the product; tests use less). */
 MUST_CHECK int team_open(struct team **out, const struct topo *t, double stall_seconds, struct err *err);
-void team_close(struct team *team); /* after a stall: returns without joining threads that never come back */
+/* After a stall it does not join threads that never come back: then it returns false, and what they may still
+ * read or write (see team_run) must stay where it is until the process ends. */
+bool team_close(struct team *team);
 
 /* Runs fn(arg) on every rank thread and returns when all have finished, or when the team has failed: then the
  * error names the rank, and what the others waited for. After a failure a hung thread may still hold `arg`

@@ -119,26 +119,37 @@ static void load_on_rank(struct worker *w, void *arg)
     shard_load_layer(&job->m->shards[w->rank], job->source, &job->m->inventory, job->layer, w, &job->failure);
 }
 
+/* What went wrong in a layer, if anything did. */
+static int load_failure(const struct load_job *job, struct err *err)
+{
+    const char *name = atomic_load(&job->failure.name);
+    if (!name)
+        return 0;
+    if (!strcmp(name, "out of memory"))
+        return err_set(err, ERR_SYSTEM, "out of memory while loading");
+    return err_set(err, ERR_INPUT, "%s: %s holds a value or scale that is not finite: the file is damaged",
+                   job->source->file ? file_path(job->source->file) : "synth", name);
+}
+
 static int load(struct model *m, const struct source *source, const struct model_options *o, struct err *err)
 {
-    struct load_job job = {.m = m, .source = source};
-    int n_layers = m->config.n_layers, rc;
-    for (job.layer = -1; job.layer < n_layers; job.layer++) {
-        if ((rc = team_run(m->team, load_on_rank, &job, err)))
-            return rc;
-        const char *name = atomic_load(&job.failure.name);
-        if (name && !strcmp(name, "out of memory"))
-            return err_set(err, ERR_SYSTEM, "out of memory while loading");
-        if (name)
-            return err_set(err, ERR_INPUT,
-                           "%s: %s holds a value or scale that is not finite: the file is damaged",
-                           source->file ? file_path(source->file) : "synth", name);
-        if (o->progress && o->progress(o->progress_user, (uint64_t)job.layer + 2, (uint64_t)n_layers + 1))
-            return err_set(err, ERR_CANCELED, "loading was cancelled");
+    struct load_job *job = calloc(1, sizeof *job);
+    if (!job)
+        return err_set(err, ERR_SYSTEM, "out of memory");
+    *job = (struct load_job){.m = m, .source = source};
+    int n_layers = m->config.n_layers, rc = 0;
+    for (job->layer = -1; job->layer < n_layers && !rc; job->layer++) {
+        if ((rc = team_run(m->team, load_on_rank, job, err)))
+            return rc; /* a hung rank may come back to the job: it is left to it */
+        rc = load_failure(job, err);
+        if (!rc && o->progress &&
+            o->progress(o->progress_user, (uint64_t)job->layer + 2, (uint64_t)n_layers + 1))
+            rc = err_set(err, ERR_CANCELED, "loading was cancelled");
     }
-    if (source->file)
+    free(job);
+    if (!rc && source->file)
         file_release_pages(source->file);
-    return 0;
+    return rc;
 }
 
 static int open_arenas(struct model *m, struct err *err)
@@ -190,10 +201,12 @@ fail:
     return rc;
 }
 
-void model_close(struct model *m)
+bool model_close(struct model *m)
 {
-    if (m->team)
-        team_close(m->team);
+    if (m->abandoned || !team_close(m->team)) {
+        m->abandoned = true;
+        return false;
+    }
     if (m->reduce)
         reduce_close(m->reduce);
     for (int rank = 0; rank < m->n_ranks; rank++)
@@ -202,26 +215,22 @@ void model_close(struct model *m)
     free(m->rope_frequency);
     topo_close(&m->topo);
     *m = (struct model){0};
+    return true;
 }
 
 /* ---- step ---- */
 
-struct step_job {
-    struct model *m;
-    const struct batch *batch;
-};
-
 static void step_on_rank(struct worker *w, void *arg)
 {
-    struct step_job *job = arg;
-    struct shard *s = &job->m->shards[w->rank];
+    struct model *m = arg;
+    struct shard *s = &m->shards[w->rank];
     struct lane lane = {
         .worker = w,
-        .kernels = job->m->kernels,
-        .reduce = job->m->reduce,
+        .kernels = m->kernels,
+        .reduce = m->reduce,
         .scratch = s->scratch + (size_t)w->thread * s->scratch_bytes,
     };
-    forward(&lane, job->m, s, job->batch); /* a failure is reported by team_run */
+    forward(&lane, m, s, m->batch); /* a failure is reported by team_run */
     if (w->thread == 0)
         worker_count(w, 1, 0, 0);
 }
@@ -230,8 +239,8 @@ int model_step(struct model *m, const struct batch *batch, struct err *err)
 {
     assert(batch->n_rows > 0 && batch->n_rows <= m->shards[0].limits.rows);
     assert(batch->n_logits <= m->shards[0].limits.logit_rows);
-    struct step_job job = {m, batch};
-    return team_run(m->team, step_on_rank, &job, err);
+    m->batch = batch;
+    return team_run(m->team, step_on_rank, m, err);
 }
 
 static uint64_t panels_bytes(const struct packed *p)

@@ -36,16 +36,19 @@ struct model {
     const struct ops *ops;
     int n_ranks;
     struct shard shards[MAX_RANKS];
-    float *rope_frequency; /* (head_dim / 2) */
-    bool bound[MAX_RANKS]; /* memory binding was accepted */
+    float *rope_frequency;     /* (head_dim / 2) */
+    bool bound[MAX_RANKS];     /* memory binding was accepted */
+    const struct batch *batch; /* of the running step */
+    bool abandoned;            /* a rank hangs: nothing may be released any more */
 };
 
 /* Takes ownership of topo in every case. The source may be closed afterwards. */
 MUST_CHECK int model_open(struct model *m, const struct source *source, struct topo *topo,
                           const struct model_options *options, struct err *err);
-void model_close(struct model *m);
+/* False: a rank hangs and may still come back to this model, which therefore stays as it is, *m included. */
+bool model_close(struct model *m);
 
-/* One step of all ranks. */
+/* One step of all ranks. After a failure the batch and all it leads to must stay: see model_close(). */
 MUST_CHECK int model_step(struct model *m, const struct batch *batch, struct err *err);
 
 /* Bytes of weights that one generated token reads, all ranks together, as packed. */
