@@ -4,6 +4,7 @@
 #include "hw/topo.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -261,7 +262,9 @@ static bool describe(hwloc_topology_t hwloc, const char *synthetic)
     char text[512];
     if (hwloc_topology_set_synthetic(hwloc, synthetic) == 0)
         return true;
-    if (strstr(synthetic, "pu:") || (size_t)snprintf(text, sizeof text, "%s pu:1", synthetic) >= sizeof text)
+    size_t length = strlen(synthetic);
+    if (length == 0 || !isdigit((unsigned char)synthetic[length - 1]) || strstr(synthetic, "pu:") ||
+        (size_t)snprintf(text, sizeof text, "%s pu:1", synthetic) >= sizeof text)
         return false;
     return hwloc_topology_set_synthetic(hwloc, text) == 0;
 }

@@ -255,16 +255,11 @@ static void settle_tied_embeddings(struct source *s)
     }
 }
 
-int source_open(struct source *out, const char *path, struct err *err)
+int source_from_file(struct source *out, struct file *f, struct err *err)
 {
-    memset(out, 0, sizeof *out);
-    if (!strncmp(path, "synth:", 6))
-        return config_synthetic(&out->config, path + 6, &out->synth_format, &out->synth_bits,
-                                &out->synth_group, err);
+    *out = (struct source){.file = f};
     int rc;
-    if ((rc = file_open(&out->file, path, err)))
-        return rc;
-    if ((rc = config_read(&out->config, out->file, err)))
+    if ((rc = config_read(&out->config, f, err)))
         goto fail;
     settle_tied_embeddings(out);
     if ((rc = check_no_unknown(out, err)) || (rc = read_rope_factors(out, err)))
@@ -273,6 +268,17 @@ int source_open(struct source *out, const char *path, struct err *err)
 fail:
     source_close(out);
     return rc;
+}
+
+int source_open(struct source *out, const char *path, struct err *err)
+{
+    *out = (struct source){0};
+    if (!strncmp(path, "synth:", 6))
+        return config_synthetic(&out->config, path + 6, &out->synth_format, &out->synth_bits,
+                                &out->synth_group, err);
+    struct file *f;
+    int rc = file_open(&f, path, err);
+    return rc ? rc : source_from_file(out, f, err);
 }
 
 void source_close(struct source *s)

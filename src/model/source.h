@@ -18,6 +18,8 @@ struct source {
 /* path: a model file or directory, or "synth:SHAPE[:QUANT]". Every tensor the family needs is there with the
  * right shape, and the file holds no tensor that Yoke would have to ignore. */
 MUST_CHECK int source_open(struct source *out, const char *path, struct err *err);
+/* The same from an open file, which it takes ownership of in every case. */
+MUST_CHECK int source_from_file(struct source *out, struct file *f, struct err *err);
 void source_close(struct source *s);
 
 MUST_CHECK int source_matrix(const struct source *s, enum weight_role role, int layer, struct matrix *out,

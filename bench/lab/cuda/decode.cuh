@@ -217,8 +217,10 @@ template <class F, bool FRAG, int R> __global__ void __launch_bounds__(256) dire
         int b = b0 + j, t[N_SUMS<R>], u[N_SUMS<R>];
         const uint8_t *blk = m.w + ((size_t)panel * m.n_slabs * m.slab_blocks + b) * F::BLOCK;
         float2 d1, d2;
+        uint4 x[4];
+        load_x<R>(m.x + (size_t)b * 256 * R, lane, x);
         block_factors<F, FRAG, true>(blk, lane, d1, d2);
-        block_ints<F, FRAG, R, true>(blk, m.x + (size_t)b * 256 * R, m.sum + b * F::G * R, lane, t, u);
+        block_ints<F, FRAG, R, true>(blk, x, m.sum + b * F::G * R, lane, t, u);
         if (m.split == 1)
             fold_lane<F, R>(acc, d1, d2, m.scale + b * R, lane, t, u);
         else
@@ -239,10 +241,36 @@ __global__ void __launch_bounds__(512, 1) ring_kernel(const __grid_constant__ Ma
 {
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
-    Ring<F> ring(shared + 2048 + staging_bytes, (uint64_t *)shared, stages, &m, 1);
+    Ring<F, UnitOrder<F>> ring(shared + 2048 + staging_bytes, (uint64_t *)shared, stages, &m, 1, blockDim.x >> 5);
     pdl_wait(); // weights do not depend on the kernel before; activations do
     ring_product<F, FRAG, R>(m, ring, (uint32_t *)(shared + 2048),
                              [&](int panel, int slab, const float(&acc)[N_SUMS<R>]) { store_unit<R>(m, panel, slab, acc); });
+}
+
+// ---- mma through the stream. Memory: 4 KB of barriers, slots, rings ----
+template <int R> struct StoreEpilogue {
+    const Mat &m;
+    __device__ __forceinline__ void segment(int panel, int slab, int r, float v)
+    {
+        int lane = threadIdx.x & 31;
+        if (R > 1 || lane < 16)
+            m.out[((size_t)slab * R + r) * m.n_panels * 16 + panel * 16 + (lane & 15)] = v;
+    }
+    __device__ __forceinline__ void unit(int) {}
+};
+// THREADS: 384 leaves room for the next kernel's CTA on the SM (pdl), 512 gives a thread more registers.
+template <class F, bool FRAG, int R, int THREADS>
+__global__ void __launch_bounds__(THREADS, THREADS == 384 ? 2 : 1)
+    stream_kernel(const __grid_constant__ Mat m, int stages, int shift, int consumers)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    pdl_release();
+    uint32_t *slots = (uint32_t *)(shared + 4096);
+    Stream<F, FRAG, R> stream((uint8_t *)(slots + (Stage<F, R>::WORDS << shift)), slots, (uint64_t *)shared, stages, shift,
+                              consumers, &m, 1);
+    pdl_wait();
+    StoreEpilogue<R> store = {m};
+    stream.product(m, store);
 }
 
 // The ring without arithmetic: one word of each block is looked at.
@@ -250,7 +278,7 @@ template <class F> __global__ void __launch_bounds__(512) ring_read_kernel(const
 {
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
-    Ring<F> ring(shared + 2048, (uint64_t *)shared, stages, &m, 1);
+    Ring<F, UnitOrder<F>> ring(shared + 2048, (uint64_t *)shared, stages, &m, 1, blockDim.x >> 5);
     pdl_wait();
     Share s(m.split);
     uint32_t v = 0;

@@ -56,7 +56,7 @@ template <class F> struct Case {
     kcut cut;
     std::vector<float> expected; // (slabs, 8, rows)
     float *out;
-    double best[16] = {0};
+    double best[17] = {0};
 
     struct Acts { // of R rows: order 0 sixteen-order, 1 eight-order, 2 natural
         uint8_t *x[3];
@@ -106,6 +106,7 @@ template <class F> struct Case {
         Mat m = {};
         m.w = w, m.x = acts[R].x[order], m.sum = acts[R].sum, m.scale = acts[R].scale, m.out = out;
         m.n_panels = panels, m.n_slabs = shape.n_slabs, m.slab_blocks = shape.k / 256 / shape.n_slabs, m.split = split;
+        m.x_blocks = shape.k / 256;
         return m;
     }
     size_t out_size(int R) const { return (size_t)shape.n_slabs * R * shape.rows; }
@@ -148,8 +149,16 @@ template <class F> struct Case {
                 for (int r = 0; r < R && equal; r++)
                     equal = !memcmp(&got[((size_t)s * R + r) * shape.rows], &expected[((size_t)s * 8 + r) * shape.rows],
                                     (size_t)shape.rows * 4);
-            if (!equal)
-                printf("DIFFERENT: %s %s %s rows %d %s\n", format, shape.name, name, R, config);
+            if (!equal) {
+                size_t n = 0, first = 0;
+                for (size_t i = got.size(); i-- > 0;) {
+                    size_t o = i % shape.rows, r = i / shape.rows % R, s = i / shape.rows / R;
+                    if (memcmp(&got[i], &expected[(s * 8 + r) * shape.rows + o], 4))
+                        n++, first = i;
+                }
+                printf("DIFFERENT: %s %s %s rows %d %s: %zu of %zu, first %zu: %g\n", format, shape.name, name, R, config, n,
+                       got.size(), first, got[first]);
+            }
             all_equal = all_equal && equal;
         }
         int n = std::max(copies, (int)std::min<size_t>(24, ((size_t)2 << 30) / bytes)); // enough work for the clock
@@ -232,6 +241,30 @@ template <class F> struct Case {
             which != 2);
     }
 
+    struct StreamConfig {
+        int threads, consumers, shift;
+        bool pdl;
+    };
+    template <int R, bool FRAG_> void stream_run(int kind, StreamConfig c)
+    {
+        Mat m = mat(nullptr, R, FRAG_ || F::BITS == 6 ? 0 : 1, 1);
+        size_t fixed = 4096 + ((size_t)Stage<F, R>::WORDS * 4 << c.shift);
+        size_t room = shared_limit / (c.threads == 384 && c.pdl ? 2 : 1) - 1024;
+        if (room < fixed + c.consumers * F::BLOCK * 2)
+            return;
+        int stages = std::min((int)((room - fixed) / ((size_t)c.consumers * F::BLOCK)), (512 - (2 << c.shift)) / c.consumers);
+        size_t shared = fixed + (size_t)stages * c.consumers * F::BLOCK;
+        char config[96];
+        snprintf(config, sizeof config, "%d+%d warps x %d stages, %d slots%s", c.consumers, c.threads / 32 - c.consumers,
+                 stages, 1 << c.shift, c.pdl ? ", pdl" : "");
+        auto kernel = c.threads == 384 ? stream_kernel<F, FRAG_, R, 384> : stream_kernel<F, FRAG_, R, 512>;
+        measure(kind, FRAG_ ? "stream frag" : "stream as-is", R, config, FRAG_ ? frag : as_is,
+                [&](const uint8_t *w, cudaStream_t s) {
+                    m.w = w;
+                    launch(kernel, sms, c.threads, shared, s, c.pdl, m, stages, c.shift, c.consumers);
+                });
+    }
+
     void run()
     {
         dp4a<1>(0);
@@ -256,9 +289,18 @@ template <class F> struct Case {
         ring<8>(9, 1, few[3]);
         dp4a<8>(10);
         direct<8>(11, true);
+        static const StreamConfig streams[] = {{384, 8, 5, true},   {384, 10, 5, true},  {384, 11, 5, true},
+                                               {512, 12, 5, false}, {512, 14, 5, false}, {512, 14, 5, true}};
+        for (auto &c : streams) {
+            stream_run<1, true>(12, c);
+            stream_run<1, false>(13, c);
+            stream_run<2, true>(14, c);
+            stream_run<4, true>(15, c);
+            stream_run<8, true>(16, c);
+        }
         printf("%-5s %-14s |", format, shape.name);
-        for (int i = 0; i < 12; i++)
-            printf(i == 6 ? " | %5.1f" : " %5.1f", best[i]);
+        for (int i = 0; i < 17; i++)
+            printf(i == 6 || i == 12 ? " | %5.1f" : " %5.1f", best[i]);
         printf(" | %.1f MB\n", bytes / 1e6);
         fflush(stdout);
     }
@@ -285,8 +327,10 @@ int main(int argc, char **argv)
            shared_limit >> 10, driver);
     ceiling = read_bandwidth();
     printf("percent of %.0f GB/s; best configuration of each; launch gaps included\n", ceiling);
-    printf("                     |       1 row: pack.h layout   frag               | frag ring, rows       8 rows\n");
-    printf("                     |  dp4a  mma  |frag | ring:as-is frag read |    2     4     8 | as-is dp4a direct frag\n");
+    printf("                     |       1 row: pack.h layout   frag               | frag ring, rows       8 rows          "
+           "        | stream, rows 1          2     4     8\n");
+    printf("                     |  dp4a  mma  |frag | ring:as-is frag read |    2     4     8 | as-is dp4a direct frag "
+           "|  frag as-is  frag\n");
 #if FORMAT == 0 || FORMAT < 0
     run_format<Mlx4>("mlx4");
 #endif

@@ -61,7 +61,8 @@ struct Mat {
     const float *scale;   // (blocks, R)
     float *out;           // (slabs, R, rows)
     int n_panels, n_slabs, slab_blocks;
-    int split;            // warps that share a unit = (panel, slab)
+    int split;            // ring: warps that share a unit = (panel, slab)
+    int x_blocks;         // stream: blocks of x; a unit longer than that starts again (gate and up panels)
     unsigned *ticket;     // epilogues of layer_lab only
     float *h;
     uint8_t *next_x;
@@ -88,6 +89,10 @@ __device__ __forceinline__ void mma16(int (&c)[4], uint32_t a0, uint32_t a1, uin
                  : "r"(a0), "r"(a1), "r"(b0));
 }
 
+__device__ __forceinline__ void bar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 __device__ __forceinline__ void bar_init(uint32_t bar) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar)); }
 __device__ __forceinline__ void bar_init_done()
 {
@@ -252,13 +257,21 @@ __device__ __forceinline__ void block_factors(const uint8_t *blk, int lane, floa
     }
 }
 
-// x, sum: already at the block. t, u as N_SUMS says.
+// The lane's activations of a block.
+template <int R> __device__ __forceinline__ void load_x(const uint8_t *x, int lane, uint4 (&v)[4])
+{
+#pragma unroll
+    for (int c = 0; c < 4; c++)
+        v[c] = *(const uint4 *)(x + ((c * R + (lane >> 2 & (R - 1))) * 4 + (lane & 3)) * 16);
+}
+
+// sum: already at the block. t, u as N_SUMS says.
 template <class F, bool FRAG, int R, bool GLOBAL>
-__device__ __forceinline__ void block_ints(const uint8_t *blk, const uint8_t *x, const int *sum, int lane,
+__device__ __forceinline__ void block_ints(const uint8_t *blk, const uint4 (&x)[4], const int *sum, int lane,
                                            int (&t)[N_SUMS<R>], int (&u)[N_SUMS<R>])
 {
     constexpr int N = N_SUMS<R>;
-    int g = lane >> 2, tl = lane & 3;
+    int tl = lane & 3;
     GroupInts<F, FRAG, GLOBAL> ints(blk, lane);
 #pragma unroll
     for (int i = 0; i < N; i++)
@@ -294,8 +307,7 @@ __device__ __forceinline__ void block_ints(const uint8_t *blk, const uint8_t *x,
 
 #pragma unroll
     for (int c = 0; c < 4; c++) {
-        uint4 xv = *(const uint4 *)(x + ((c * R + (g & (R - 1))) * 4 + tl) * 16);
-        uint32_t xs[4] = {xv.x, xv.y, xv.z, xv.w}, a[4][2];
+        uint32_t xs[4] = {x[c].x, x[c].y, x[c].z, x[c].w}, a[4][2];
         chunk_codes<F, FRAG, GLOBAL>(blk + F::HEADER, c, lane, a);
         int s0, s1;
         if (F::GROUP == 16) {
@@ -423,15 +435,11 @@ struct Share {
     __device__ __forceinline__ int stride() const { return gridDim.x * teams; }
 };
 
-template <class F> struct Ring {
-    const uint8_t *base; // this warp's stages
-    uint32_t buffer, bars, phase;
-    int stages, at, lane;
-    // the fetcher's place
+// The order in which a ring's warp takes blocks, as above.
+template <class F> struct UnitOrder {
     const Mat *mats;
     int n_ops, op, unit, b, units, unit_stride, slab_blocks, split;
     const uint8_t *from;
-    uint64_t policy;
 
     __device__ __forceinline__ void seek_unit()
     {
@@ -454,25 +462,94 @@ template <class F> struct Ring {
             }
         }
     }
-    __device__ __forceinline__ void fetch(int stage) // lane 0
+    __device__ __forceinline__ void start(const Mat *mats_, int n_ops_, int)
+    {
+        mats = mats_, n_ops = n_ops_, op = 0;
+        seek_op();
+    }
+    __device__ __forceinline__ const uint8_t *next() // NULL at the end
     {
         if (op >= n_ops)
-            return;
-        bar_expect(bars + 8 * stage, F::BLOCK);
-        bulk_load(buffer + stage * F::BLOCK, from, F::BLOCK, bars + 8 * stage, policy);
+            return nullptr;
+        const uint8_t *block = from;
         b += split, from += (size_t)split * F::BLOCK;
-        if (b < slab_blocks)
-            return;
-        unit += unit_stride;
-        if (unit < units) {
-            seek_unit();
-        } else {
+        if (b >= slab_blocks) {
+            unit += unit_stride;
+            if (unit < units) {
+                seek_unit();
+            } else {
+                op++;
+                seek_op();
+            }
+        }
+        return block;
+    }
+};
+
+// The order of a stream's warp: the CTA's panels (cta, cta + grid, ...) are one row of blocks, of which warp w takes
+// w, w + consumers, ...
+template <class F> struct FlatOrder {
+    const Mat *mats;
+    const uint8_t *w;
+    int n_ops, op, unit, b, units, n_blocks, step;
+
+    __device__ __forceinline__ void wrap()
+    {
+        while (b >= n_blocks)
+            b -= n_blocks, unit += gridDim.x;
+    }
+    __device__ __forceinline__ void seek_op()
+    {
+        for (; op < n_ops; op++) {
+            const Mat &m = mats[op];
+            w = m.w, units = m.n_panels, n_blocks = m.n_slabs * m.slab_blocks;
+            unit = blockIdx.x, b = threadIdx.x >> 5;
+            wrap();
+            if (unit < units)
+                return;
+        }
+    }
+    __device__ __forceinline__ void start(const Mat *mats_, int n_ops_, int consumers)
+    {
+        mats = mats_, n_ops = n_ops_, op = 0, step = consumers;
+        seek_op();
+    }
+    __device__ __forceinline__ const uint8_t *next()
+    {
+        if (op >= n_ops)
+            return nullptr;
+        const uint8_t *block = w + ((size_t)unit * n_blocks + b) * F::BLOCK;
+        b += step;
+        wrap();
+        if (unit >= units) {
             op++;
             seek_op();
         }
+        return block;
     }
-    __device__ __forceinline__ Ring(uint8_t *memory, uint64_t *barriers, int stages_, const Mat *mats_, int n_ops_)
-        : stages(stages_), at(0), mats(mats_), n_ops(n_ops_), op(0)
+};
+
+// A stage is fetched anew only when every lane has *used* what it loaded from it: loads still in flight and the
+// copy engine are not ordered. pop() therefore refills the stage of the block before; pop_used() this one's, for
+// callers that have just stored results computed from all of it.
+template <class F, class Order> struct Ring {
+    const uint8_t *base; // this warp's stages
+    uint32_t buffer, bars, phase;
+    int stages, at, before, lane;
+    Order order; // lane 0
+    uint64_t policy;
+
+    __device__ __forceinline__ void fetch(int stage) // lane 0
+    {
+        const uint8_t *from = order.next();
+        if (!from)
+            return;
+        bar_expect(bars + 8 * stage, F::BLOCK);
+        bulk_load(buffer + stage * F::BLOCK, from, F::BLOCK, bars + 8 * stage, policy);
+    }
+    __device__ __forceinline__ Ring(uint8_t *memory, uint64_t *barriers, int stages_, const Mat *mats, int n_ops,
+                                    int consumers)
+        : stages(stages_), at(0), before(-1)
     {
         int warp = threadIdx.x >> 5;
         lane = threadIdx.x & 31;
@@ -480,12 +557,12 @@ template <class F> struct Ring {
         buffer = shared_address(base);
         bars = shared_address(barriers + warp * stages);
         phase = 0;
-        if (lane == 0) {
+        if (lane == 0 && warp < consumers) {
             policy = evict_first();
             for (int i = 0; i < stages; i++)
                 bar_init(bars + 8 * i);
             bar_init_done();
-            seek_op();
+            order.start(mats, n_ops, consumers);
             for (int i = 0; i < stages; i++)
                 fetch(i);
         }
@@ -496,20 +573,32 @@ template <class F> struct Ring {
         bar_wait(bars + 8 * at, phase);
         return base + at * F::BLOCK;
     }
+    __device__ __forceinline__ void advance()
+    {
+        if (++at == stages)
+            at = 0, phase ^= 1;
+    }
     __device__ __forceinline__ void pop()
+    {
+        __syncwarp();
+        if (lane == 0 && before >= 0)
+            fetch(before);
+        before = at;
+        advance();
+    }
+    __device__ __forceinline__ void pop_used()
     {
         __syncwarp();
         if (lane == 0)
             fetch(at);
-        if (++at == stages)
-            at = 0, phase ^= 1;
+        advance();
     }
 };
 
 // All of one matrix's units that fall to this warp, from the ring. done(panel, slab, acc) once per unit for split
 // 1 (every lane holds acc); otherwise the folding warp writes m.out itself. staging: 2 x unit words per team.
 template <class F, bool FRAG, int R, class Done>
-__device__ __forceinline__ void ring_product(const Mat &m, Ring<F> &ring, uint32_t *staging, Done done)
+__device__ __forceinline__ void ring_product(const Mat &m, Ring<F, UnitOrder<F>> &ring, uint32_t *staging, Done done)
 {
     int lane = threadIdx.x & 31, units = m.n_panels * m.n_slabs, rows = m.n_panels * 16;
     Share s(m.split);
@@ -526,8 +615,10 @@ __device__ __forceinline__ void ring_product(const Mat &m, Ring<F> &ring, uint32
         for (int b = s.j; b < m.slab_blocks; b += s.split) {
             int t[N_SUMS<R>], u[N_SUMS<R>];
             float2 d1, d2;
+            uint4 x[4];
+            load_x<R>(m.x + (size_t)(b0 + b) * 256 * R, lane, x);
             const uint8_t *blk = ring.front();
-            block_ints<F, FRAG, R, false>(blk, m.x + (size_t)(b0 + b) * 256 * R, m.sum + (b0 + b) * F::G * R, lane, t, u);
+            block_ints<F, FRAG, R, false>(blk, x, m.sum + (b0 + b) * F::G * R, lane, t, u);
             block_factors<F, FRAG, false>(blk, lane, d1, d2);
             ring.pop();
             if (m.split == 1)
@@ -547,6 +638,121 @@ __device__ __forceinline__ void ring_product(const Mat &m, Ring<F> &ring, uint32
         }
     }
 }
+
+// ---- the stream: all consumer warps of a CTA work on one panel, other warps fold ----
+// Consumer warps take blocks in turn and leave (t, u) and factors in slots; a panel's blocks are folded in order by
+// one of the folding warps, which also owns the epilogue, so that the slabs of a panel never leave the SM. Full and
+// empty barriers per slot; block number seq of the CTA (over all matrices) uses slot seq mod n_slots.
+template <class F, bool FRAG, int R> struct Stream {
+    static constexpr int WORDS = Stage<F, R>::WORDS;
+    static constexpr int CHAINS = R <= 2 ? 1 : R / 2; // per folding lane
+    Ring<F, FlatOrder<F>> ring;
+    uint32_t *slots;
+    uint32_t full, empty, base;
+    int shift, consumers, folders, unit_base;
+
+    // barriers: ring's (consumers x stages), then 2 << shift. Ends with a CTA barrier.
+    __device__ __forceinline__ Stream(uint8_t *ring_memory, uint32_t *slots_, uint64_t *barriers, int stages, int shift_,
+                                      int consumers_, const Mat *mats, int n_ops)
+        : ring(ring_memory, barriers, stages, mats, n_ops, consumers_), slots(slots_), base(0), shift(shift_),
+          consumers(consumers_), unit_base(0)
+    {
+        folders = (blockDim.x >> 5) - consumers;
+        full = shared_address(barriers + consumers * stages);
+        empty = full + (8 << shift);
+        if (threadIdx.x < (2 << shift))
+            bar_init(full + 8 * threadIdx.x);
+        __syncthreads();
+    }
+    static __device__ __forceinline__ int x_block(const Mat &m, int b) { return b >= m.x_blocks ? b - m.x_blocks : b; }
+
+    __device__ __forceinline__ void consume(const Mat &m, int n_blocks, int total)
+    {
+        int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, b = warp;
+        while (b >= n_blocks)
+            b -= n_blocks;
+        int bx = x_block(m, b);
+        uint4 next[4];
+        load_x<R>(m.x + (size_t)bx * 256 * R, lane, next);
+        for (int pos = warp; pos < total; pos += consumers) {
+            uint4 x[4] = {next[0], next[1], next[2], next[3]};
+            const int *sum = m.sum + bx * F::G * R;
+            b += consumers;
+            while (b >= n_blocks)
+                b -= n_blocks;
+            bx = x_block(m, b);
+            load_x<R>(m.x + (size_t)bx * 256 * R, lane, next);
+
+            uint32_t seq = base + pos, slot = seq & ((1u << shift) - 1), use = seq >> shift;
+            int t[N_SUMS<R>], u[N_SUMS<R>];
+            float2 d1, d2;
+            const uint8_t *blk = ring.front();
+            block_factors<F, FRAG, false>(blk, lane, d1, d2);
+            block_ints<F, FRAG, R, false>(blk, x, sum, lane, t, u);
+            if (use > 0)
+                bar_wait(empty + 8 * slot, (use - 1) & 1);
+            Stage<F, R>::put(slots + slot * WORDS, lane, d1, d2, t, u);
+            ring.pop_used(); // its __syncwarp comes before the arrival, too
+            if (lane == 0)
+                bar_arrive(full + 8 * slot);
+        }
+    }
+    template <class Epilogue> __device__ __forceinline__ void fold_units(const Mat &m, int n_units, Epilogue &epilogue)
+    {
+        int lane = threadIdx.x & 31, folder = (threadIdx.x >> 5) - consumers, o = lane & 15;
+        uint32_t seq = base;
+        for (int n = 0; n < n_units; n++) {
+            if ((unit_base + n) % folders != folder) {
+                seq += m.n_slabs * m.slab_blocks;
+                continue;
+            }
+            int panel = blockIdx.x + n * gridDim.x;
+            for (int s = 0; s < m.n_slabs; s++) {
+                float acc[CHAINS];
+#pragma unroll
+                for (int c = 0; c < CHAINS; c++)
+                    acc[c] = 0;
+                for (int j = 0; j < m.slab_blocks; j++, seq++) {
+                    const float *scale = m.scale + x_block(m, s * m.slab_blocks + j) * R;
+                    float sx[CHAINS];
+#pragma unroll
+                    for (int c = 0; c < CHAINS; c++)
+                        sx[c] = scale[R == 1 ? 0 : (lane >> 4) + 2 * c];
+                    uint32_t slot = seq & ((1u << shift) - 1);
+                    bar_wait(full + 8 * slot, seq >> shift & 1);
+                    const uint32_t *p = slots + slot * WORDS;
+                    float d1 = __uint_as_float(p[o]), d2 = F::MIN ? __uint_as_float(p[16 + o]) : 0;
+                    const int *ints = (const int *)p + 16 * F::PLANES;
+#pragma unroll
+                    for (int c = 0; c < CHAINS; c++) {
+                        int r = R == 1 ? 0 : (lane >> 4) + 2 * c;
+                        acc[c] = fold<F>(acc[c], d1, d2, sx[c], ints[16 * r + o], F::MIN ? ints[16 * (R + r) + o] : 0);
+                    }
+                    __syncwarp();
+                    if (lane == 0)
+                        bar_arrive(empty + 8 * slot);
+                }
+#pragma unroll
+                for (int c = 0; c < CHAINS; c++)
+                    epilogue.segment(panel, s, R == 1 ? 0 : (lane >> 4) + 2 * c, acc[c]);
+            }
+            epilogue.unit(panel);
+        }
+    }
+    // One matrix, by all warps of the CTA. epilogue.segment(panel, slab, row, value): every lane, output lane % 16 (R
+    // = 1: both halves of the warp hold the same); epilogue.unit(panel) after the last slab.
+    template <class Epilogue> __device__ __forceinline__ void product(const Mat &m, Epilogue &epilogue)
+    {
+        int n_blocks = m.n_slabs * m.slab_blocks, left = m.n_panels - (int)blockIdx.x;
+        int n_units = left > 0 ? (left + (int)gridDim.x - 1) / (int)gridDim.x : 0, total = n_units * n_blocks;
+        if ((int)(threadIdx.x >> 5) < consumers)
+            consume(m, n_blocks, total);
+        else
+            fold_units(m, n_units, epilogue);
+        base += total;
+        unit_base += n_units;
+    }
+};
 
 // Plain epilogue: (slabs, R, rows).
 template <int R>

@@ -4,9 +4,9 @@
 // A layer here: norm + quantise -> qkv -> (attention's place is taken by quantising its q part) -> o, 8 slabs, tree,
 // residual -> norm + quantise -> gate/up -> silu, quantise -> down, tree, residual. Real shapes, 4 bits group 64.
 //
-// Partial sums meet without a kernel or barrier of their own: whoever delivers the last slab of a panel (counted
-// by a ticket) adds the tree and the residual; whoever delivers the last of the 32 panels of 256 gate and up
-// channels does silu and quantises them.
+// The products are lab.cuh's stream: a CTA owns whole panels, so that the tree over slabs and the residual are added by
+// the warp that folded them, and silu by the one that folded a gate panel and the up panel stored after it. Only the
+// quantisation of silu's 256-blocks needs values of 16 CTAs: whoever delivers the last (a ticket counts) does it.
 #include "host.cuh"
 
 using F = Mlx4;
@@ -20,12 +20,8 @@ struct Quantised { // one row, in lane order
     float *scale;
 };
 
-struct Step { // an op of the chain
-    Mat m;
-    int epilogue;
-};
-
-constexpr int MAX_OPS = 64;
+constexpr int MAX_OPS = 64, SHIFT = 5; // 32 slots
+constexpr int SLOT_BYTES = Stage<F, 1>::WORDS * 4 << SHIFT;
 __constant__ Mat c_mats[MAX_OPS];
 
 // ---- small device pieces, as in ref.c ----
@@ -124,11 +120,23 @@ template <int LANES> __device__ float norm_factor(const float *hs, int n, float 
 __device__ __forceinline__ void norm_block(const float *hs, const float *w, float r, const Quantised &to, int b)
 {
     int lane = threadIdx.x & 31;
-    float v[8];
+    float v[8], k[8];
+    const float4 *hp = (const float4 *)(hs + b * 256 + 8 * lane);
+    load8_cg(w + b * 256 + 8 * lane, k);
+    float4 p = hp[0], q = hp[1];
+    v[0] = p.x, v[1] = p.y, v[2] = p.z, v[3] = p.w, v[4] = q.x, v[5] = q.y, v[6] = q.z, v[7] = q.w;
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        v[i] = __fmul_rn(__fmul_rn(hs[b * 256 + 8 * lane + i], r), w[b * 256 + 8 * lane + i]);
+        v[i] = __fmul_rn(__fmul_rn(v[i], r), k[i]);
     quantize_block(v, to, b, lane);
+}
+
+__device__ __forceinline__ void load_h(float *hs, const float *h, int n)
+{
+#pragma unroll 4
+    for (int i = threadIdx.x * 4; i < n; i += blockDim.x * 4)
+        *(float4 *)(hs + i) = __ldcg((const float4 *)(h + i));
+    __syncthreads();
 }
 
 // ---- epilogues of the products ----
@@ -146,35 +154,58 @@ __device__ __forceinline__ bool last_of(unsigned *ticket, unsigned n, int lane)
     return __shfl_sync(~0u, last, 0);
 }
 
-__device__ __forceinline__ void finish_unit(const Mat &m, int epilogue, int panel, int slab, const float (&acc)[2])
-{
-    int lane = threadIdx.x & 31, rows = m.n_panels * 16;
-    store_unit<1>(m, panel, slab, acc);
-    if (epilogue == EPI_TREE && last_of(m.ticket + panel, m.n_slabs, lane)) {
-        if (lane < 16) {
-            int o = panel * 16 + lane;
-            float p[8];
-#pragma unroll
-            for (int s = 0; s < 8; s++)
-                p[s] = s < m.n_slabs ? __ldcg(m.out + (size_t)s * rows + o) : 0;
-            float a = __fadd_rn(__fadd_rn(p[0], p[1]), __fadd_rn(p[2], p[3]));
-            if (m.n_slabs == 8)
-                a = __fadd_rn(a, __fadd_rn(__fadd_rn(p[4], p[5]), __fadd_rn(p[6], p[7])));
-            __stcg(m.h + o, __fadd_rn(__ldcg(m.h + o), a));
+// What becomes of a panel's sums (see Stream::product).
+struct LayerEpilogue {
+    const Mat &m;
+    int kind;
+    float v0, v1, v2; // tree: sums of 1, 2, 4 slabs that wait for their right neighbour. silu: v0 gate
+    float value;
+
+    __device__ __forceinline__ LayerEpilogue(const Mat &m_, int kind_) : m(m_), kind(kind_) {}
+    __device__ __forceinline__ void segment(int, int s, int, float x)
+    {
+        if (kind == EPI_TREE) {
+            if (!(s & 1)) {
+                v0 = x;
+            } else {
+                x = __fadd_rn(v0, x);
+                if (!(s & 2)) {
+                    v1 = x;
+                } else {
+                    x = __fadd_rn(v1, x);
+                    if (!(s & 4))
+                        v2 = x;
+                    else
+                        x = __fadd_rn(v2, x);
+                }
+            }
+        } else if (kind == EPI_SILU) {
+            if (s == 0)
+                v0 = x;
         }
-    } else if (epilogue == EPI_SILU) {
-        int half = m.n_panels / 2, b = panel % half / 16;
-        if (last_of(m.ticket + b, 32, lane)) {
-            float g[8], up[8];
-            load8_cg(m.out + b * 256 + 8 * lane, g);
-            load8_cg(m.out + half * 16 + b * 256 + 8 * lane, up);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                g[i] = silu_device(g[i], up[i]);
-            quantize_block(g, {m.next_x, m.next_sum, m.next_scale}, b, lane);
+        value = x;
+    }
+    __device__ __forceinline__ void unit(int panel)
+    {
+        int lane = threadIdx.x & 31, o = panel * 16 + (lane & 15);
+        if (kind == EPI_STORE) {
+            if (lane < 16)
+                __stcg(m.out + o, value);
+        } else if (kind == EPI_TREE) {
+            if (lane < 16)
+                __stcg(m.h + o, __fadd_rn(__ldcg(m.h + o), value));
+        } else {
+            if (lane < 16)
+                __stcg(m.out + o, silu_device(v0, value));
+            int b = panel / 16;
+            if (last_of(m.ticket + b, 16, lane)) {
+                float v[8];
+                load8_cg(m.out + b * 256 + 8 * lane, v);
+                quantize_block(v, {m.next_x, m.next_sum, m.next_scale}, b, lane);
+            }
         }
     }
-}
+};
 
 // ---- separate kernels ----
 template <int LANES> __global__ void norm_kernel(const float *h, const float *w, int n, Quantised to)
@@ -184,9 +215,7 @@ template <int LANES> __global__ void norm_kernel(const float *h, const float *w,
     float *hs = (float *)shared;
     pdl_release();
     pdl_wait();
-    for (int i = threadIdx.x * 4; i < n; i += blockDim.x * 4)
-        *(float4 *)(hs + i) = __ldcg((const float4 *)(h + i));
-    __syncthreads();
+    load_h(hs, h, n);
     float r = norm_factor<LANES>(hs, n, scratch);
     if (threadIdx.x < 32)
         norm_block(hs, w, r, to, blockIdx.x);
@@ -201,27 +230,19 @@ __global__ void quantize_kernel(const float *y, Quantised to)
     quantize_block(v, to, blockIdx.x, threadIdx.x);
 }
 
-__global__ void silu_kernel(const float *gate_up, int ffn, Quantised to)
-{
-    pdl_release();
-    pdl_wait();
-    float g[8], up[8];
-    load8_cg(gate_up + blockIdx.x * 256 + 8 * threadIdx.x, g);
-    load8_cg(gate_up + ffn + blockIdx.x * 256 + 8 * threadIdx.x, up);
-    for (int i = 0; i < 8; i++)
-        g[i] = silu_device(g[i], up[i]);
-    quantize_block(g, to, blockIdx.x, threadIdx.x);
-}
-
-__global__ void __launch_bounds__(512, 1) product_kernel(const __grid_constant__ Mat m, int epilogue, int stages, int staging)
+// THREADS as in decode.cuh.
+template <int THREADS>
+__global__ void __launch_bounds__(THREADS, THREADS == 384 ? 2 : 1)
+    product_kernel(const __grid_constant__ Mat m, int kind, int stages, int consumers)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
-    Ring<F> ring(shared + 2048 + staging, (uint64_t *)shared, stages, &m, 1);
+    uint32_t *slots = (uint32_t *)(shared + 4096);
+    Stream<F, true, 1> stream((uint8_t *)(slots + (Stage<F, 1>::WORDS << SHIFT)), slots, (uint64_t *)shared, stages, SHIFT,
+                              consumers, &m, 1);
     pdl_wait();
-    ring_product<F, true, 1>(m, ring, (uint32_t *)(shared + 2048), [&](int panel, int slab, const float(&acc)[2]) {
-        finish_unit(m, epilogue, panel, slab, acc);
-    });
+    LayerEpilogue epilogue(m, kind);
+    stream.product(m, epilogue);
 }
 
 // ---- the persistent kernel ----
@@ -230,7 +251,7 @@ struct Layers {
     const float *norm_w;
     Quantised xo;
     unsigned *counter; // of the grid barrier; zero at start
-    int n_layers, dim, ko, stages, staging, skip;
+    int n_layers, dim, ko, stages, consumers, skip;
 };
 
 __device__ __forceinline__ void grid_barrier(unsigned *counter, unsigned &target)
@@ -254,25 +275,23 @@ __global__ void barrier_kernel(unsigned *counter, int n)
         grid_barrier(counter, target);
 }
 
-template <int LANES> __global__ void __launch_bounds__(512, 1) layers_kernel(const __grid_constant__ Layers a)
+template <int LANES, int THREADS> __global__ void __launch_bounds__(THREADS, 1) layers_kernel(const __grid_constant__ Layers a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ float scratch[512];
-    uint32_t *staging = (uint32_t *)(shared + 2048);
-    float *hs = (float *)(shared + 2048 + a.staging), *scale = hs + a.dim;
+    __shared__ float scratch[THREADS];
+    uint32_t *slots = (uint32_t *)(shared + 4096);
+    float *hs = (float *)(shared + 4096 + SLOT_BYTES), *scale = hs + a.dim;
     int *sum = (int *)(scale + a.dim / 256);
     uint8_t *x = (uint8_t *)(sum + a.dim / F::GROUP);
     Quantised own = {x, sum, scale};
     uint8_t *memory = (uint8_t *)(((uintptr_t)(x + a.dim) + 127) / 128 * 128);
-    Ring<F> ring(memory, (uint64_t *)shared, a.stages, c_mats, 4 * a.n_layers);
+    Stream<F, true, 1> stream(memory, slots, (uint64_t *)shared, a.stages, SHIFT, a.consumers, c_mats, 4 * a.n_layers);
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     unsigned target = 0;
 
     auto norm = [&] {
         if (!(a.skip & SKIP_NORM)) {
-            for (int i = threadIdx.x * 4; i < a.dim; i += blockDim.x * 4)
-                *(float4 *)(hs + i) = __ldcg((const float4 *)(a.h + i));
-            __syncthreads();
+            load_h(hs, a.h, a.dim);
             float r = norm_factor<LANES>(hs, a.dim, scratch);
             for (int b = warp; b < a.dim / 256; b += warps)
                 norm_block(hs, a.norm_w, r, own, b);
@@ -283,22 +302,21 @@ template <int LANES> __global__ void __launch_bounds__(512, 1) layers_kernel(con
         if (!(a.skip & SKIP_BARRIER))
             grid_barrier(a.counter, target);
     };
-    auto product = [&](int op, int epilogue, bool from_shared) {
+    auto product = [&](int op, int kind, bool from_shared) {
         Mat m = c_mats[op];
         if (from_shared)
             m.x = x, m.sum = sum, m.scale = scale;
         if (a.skip & SKIP_PRODUCT) {
-            Share s(m.split);
-            for (int unit = s.first(); unit < m.n_panels * m.n_slabs; unit += s.stride())
-                for (int b = s.j; b < m.slab_blocks; b += s.split) {
-                    ring.front();
-                    ring.pop();
+            int left = m.n_panels - (int)blockIdx.x, n = left > 0 ? (left - 1) / (int)gridDim.x + 1 : 0;
+            if (warp < a.consumers)
+                for (int pos = warp; pos < n * m.n_slabs * m.slab_blocks; pos += a.consumers) {
+                    stream.ring.front();
+                    stream.ring.pop_used();
                 }
             return;
         }
-        ring_product<F, true, 1>(m, ring, staging, [&](int panel, int slab, const float(&acc)[2]) {
-            finish_unit(m, epilogue, panel, slab, acc);
-        });
+        LayerEpilogue epilogue(m, kind);
+        stream.product(m, epilogue);
     };
 
     for (int layer = 0; layer < a.n_layers; layer++) {
@@ -345,7 +363,7 @@ struct Chain {
     size_t set_bytes = 0, at[4];
     int rows[4], ks[4], slabs[4];
     uint8_t *as_is, *frag;
-    float *h, *y, *gu, *partial, *norm_w;
+    float *h, *y, *act, *norm_w;
     Quantised xn, xo, xd;
     unsigned *tickets, *counter;
     std::vector<float> h0, w0, expected;
@@ -363,8 +381,7 @@ struct Chain {
         frag = device_alloc<uint8_t>(set_bytes * sets);
         random_blocks<F><<<sms * 8, 512>>>(as_is, n_blocks, 99);
         to_frag<F><<<sms * 16, 256>>>(as_is, frag, n_blocks);
-        h = device_alloc<float>(m.dim), y = device_alloc<float>(m.qkv), gu = device_alloc<float>(2 * m.ffn);
-        partial = device_alloc<float>((size_t)8 * m.dim);
+        h = device_alloc<float>(m.dim), y = device_alloc<float>(m.qkv), act = device_alloc<float>(m.ffn);
         tickets = device_alloc<unsigned>(2048), counter = device_alloc<unsigned>(1);
         CHECK(cudaMemset(tickets, 0, 2048 * 4));
         xn = new_quantised(m.dim), xo = new_quantised(m.ko), xd = new_quantised(m.ffn);
@@ -376,7 +393,7 @@ struct Chain {
     }
     ~Chain()
     {
-        for (void *p : {(void *)as_is, (void *)frag, (void *)h, (void *)y, (void *)gu, (void *)partial, (void *)norm_w,
+        for (void *p : {(void *)as_is, (void *)frag, (void *)h, (void *)y, (void *)act, (void *)norm_w,
                         (void *)tickets, (void *)counter, (void *)xn.x, (void *)xn.sum, (void *)xn.scale, (void *)xo.x,
                         (void *)xo.sum, (void *)xo.scale, (void *)xd.x, (void *)xd.sum, (void *)xd.scale})
             cudaFree(p);
@@ -420,26 +437,28 @@ struct Chain {
             yv.resize((size_t)m.ko);
             add_tree(hv, ref_product(set.data(), 1, yv));
             kernels_ref.rmsnorm(hv.data(), w0.data(), m.dim, 1e-5f, x.data());
-            std::vector<float> g = ref_product(set.data(), 2, x), up(g.begin() + m.ffn, g.end());
-            g.resize((size_t)m.ffn);
+            std::vector<float> both = ref_product(set.data(), 2, x), g, up;
+            for (int i = 0; i < 2 * m.ffn; i++) // panels alternate
+                (i / 16 % 2 ? up : g).push_back(both[(size_t)i]);
             kernels_ref.silu_mul(g.data(), up.data(), m.ffn, g.data());
             add_tree(hv, ref_product(set.data(), 3, g));
         }
         expected = hv;
     }
 
-    Step step(int layer, int op, int split) const
+    Mat mat(int layer, int op) const
     {
         Mat mt = {};
         const Quantised *in[4] = {&xn, &xo, &xn, &xd};
-        float *out[4] = {y, partial, gu, partial};
         mt.w = frag + set_bytes * (layer % sets) + at[op];
-        mt.x = in[op]->x, mt.sum = in[op]->sum, mt.scale = in[op]->scale, mt.out = out[op];
+        mt.x = in[op]->x, mt.sum = in[op]->sum, mt.scale = in[op]->scale, mt.out = op == 2 ? act : y;
         mt.n_panels = rows[op] / 16, mt.n_slabs = slabs[op], mt.slab_blocks = ks[op] / 256 / slabs[op];
-        mt.split = op == 0 ? split : 1;
-        mt.ticket = tickets + (op == 2 ? 1024 : 0), mt.h = h;
+        mt.x_blocks = ks[op] / 256;
+        if (op == 2)
+            mt.n_panels /= 2, mt.n_slabs = 2;
+        mt.ticket = tickets, mt.h = h;
         mt.next_x = xd.x, mt.next_sum = xd.sum, mt.next_scale = xd.scale;
-        return {mt, op == 0 ? EPI_STORE : op == 2 ? EPI_SILU : EPI_TREE};
+        return mt;
     }
     void reset() { CHECK(cudaMemcpy(h, h0.data(), m.dim * 4, cudaMemcpyHostToDevice)); }
     void check(const char *what)
@@ -464,15 +483,16 @@ struct Chain {
     }
 
     struct GraphConfig {
-        int warps, split, lanes;
-        bool pdl, fuse_silu;
-        int ring_kb; // per CTA
+        int threads, consumers, lanes;
+        bool pdl;
     };
     void graph_layers(cudaStream_t s, int n_layers, GraphConfig c)
     {
+        size_t fixed = 4096 + SLOT_BYTES, room = shared_limit / (c.threads == 384 ? 2 : 1) - 1024;
+        int stages = (int)((room - fixed) / ((size_t)c.consumers * F::BLOCK));
+        auto product = c.threads == 384 ? product_kernel<384> : product_kernel<512>;
         for (int l = 0; l < n_layers; l++)
             for (int op = 0; op < 4; op++) {
-                Step st = step(l, op, c.split);
                 if (op % 2 == 0) {
                     if (c.lanes == 16)
                         launch(norm_kernel<16>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w, m.dim, xn);
@@ -480,20 +500,16 @@ struct Chain {
                         launch(norm_kernel<256>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w, m.dim, xn);
                 } else if (op == 1) {
                     launch(quantize_kernel, m.ko / 256, 32, 0, s, c.pdl, y, xo);
-                } else if (!c.fuse_silu) {
-                    launch(silu_kernel, m.ffn / 256, 32, 0, s, c.pdl, gu, m.ffn, xd);
                 }
-                int staging = st.m.split > 1 ? 2 * c.warps / st.m.split * st.m.slab_blocks * Stage<F, 1>::WORDS * 4 : 0;
-                int stages = std::min((c.ring_kb * 1024 - 2048 - staging) / (c.warps * F::BLOCK), 256 / c.warps);
-                launch(product_kernel, sms, c.warps * 32, (size_t)2048 + staging + stages * c.warps * F::BLOCK, s, c.pdl,
-                       st.m, op == 2 && !c.fuse_silu ? EPI_STORE : st.epilogue, stages, staging);
+                launch(product, sms, c.threads, fixed + (size_t)stages * c.consumers * F::BLOCK, s, c.pdl, mat(l, op),
+                       op == 0 ? EPI_STORE : op == 2 ? EPI_SILU : EPI_TREE, stages, c.consumers);
             }
     }
     void graph(GraphConfig c)
     {
         char what[128];
-        snprintf(what, sizeof what, "graph, %d kernels, %d warps, split %d, ring %d KB, norm %d lanes%s", c.fuse_silu ? 7 : 8,
-                 c.warps, c.split, c.ring_kb, c.lanes, c.pdl ? ", pdl" : "");
+        snprintf(what, sizeof what, "graph, 7 kernels, %d+%d warps, norm %d lanes%s", c.consumers, c.threads / 32 - c.consumers,
+                 c.lanes, c.pdl ? ", pdl" : "");
         reset();
         graph_layers(stream, 2, c);
         if (c.lanes == 16)
@@ -501,29 +517,28 @@ struct Chain {
         report(what, graph_us(stream, 7, [&](cudaStream_t s) { graph_layers(s, 12, c); }) / 12);
     }
 
-    void persistent(int warps, int split, int lanes, int skip)
+    void persistent(int warps, int consumers, int lanes, int skip)
     {
-        int staging = split > 1 ? 2 * warps / split * (m.dim / 256) * Stage<F, 1>::WORDS * 4 : 0;
-        size_t fixed = 2048 + staging + m.dim * 5 + m.dim / 256 * 4 + m.dim / F::GROUP * 4 + 128;
-        int stages = std::min((int)((shared_limit - 1024 - 2048 - fixed) / (warps * F::BLOCK)), 256 / warps);
-        size_t shared = fixed + (size_t)stages * warps * F::BLOCK;
+        size_t fixed = 4096 + SLOT_BYTES + m.dim * 5 + m.dim / 256 * 4 + m.dim / F::GROUP * 4 + 128;
+        int stages = (int)((shared_limit - 1024 - 640 * 4 - fixed) / ((size_t)consumers * F::BLOCK));
+        size_t shared = fixed + (size_t)stages * consumers * F::BLOCK;
         int n_layers = 12;
         std::vector<Mat> mats;
         for (int l = 0; l < n_layers; l++)
             for (int op = 0; op < 4; op++)
-                mats.push_back(step(l, op, split).m);
+                mats.push_back(mat(l, op));
         CHECK(cudaMemcpyToSymbol(c_mats, mats.data(), mats.size() * sizeof(Mat)));
-        auto kernel = lanes == 16 ? layers_kernel<16> : layers_kernel<256>;
+        auto kernel = warps == 20 ? layers_kernel<16, 640> : lanes == 16 ? layers_kernel<16, 512> : layers_kernel<256, 512>;
         CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
         auto go = [&](cudaStream_t s, int n, int skip_) {
-            Layers a = {h, y, norm_w, xo, counter, n, m.dim, m.ko, stages, staging, skip_};
+            Layers a = {h, y, norm_w, xo, counter, n, m.dim, m.ko, stages, consumers, skip_};
             CHECK(cudaMemsetAsync(counter, 0, 4, s));
             void *args[] = {&a};
             CHECK(cudaLaunchCooperativeKernel((void *)kernel, dim3((unsigned)sms), dim3((unsigned)warps * 32), args, shared, s));
         };
         char what[128];
-        snprintf(what, sizeof what, "persistent, %d warps x %d stages, split %d, norm %d lanes%s%s%s", warps, stages, split,
-                 lanes, skip & SKIP_NORM ? ", no norm" : "", skip & SKIP_BARRIER ? ", no barriers" : "",
+        snprintf(what, sizeof what, "persistent, %d+%d warps x %d stages, norm %d lanes%s%s%s", consumers, warps - consumers,
+                 stages, lanes, skip & SKIP_NORM ? ", no norm" : "", skip & SKIP_BARRIER ? ", no barriers" : "",
                  skip & SKIP_PRODUCT ? ", reading only" : "");
         if (!skip) {
             reset();
@@ -579,21 +594,19 @@ int main()
         Chain c(model);
         c.make_expected(2);
         printf("%s: %.1f MB a layer, %d sets\n", model.name, c.set_bytes / 1e6, c.sets);
-        c.graph({8, 1, 16, false, false, 200});
-        c.graph({8, 1, 16, false, true, 200});
-        c.graph({8, 1, 16, true, false, 104});
-        c.graph({8, 1, 16, true, true, 104});
-        c.graph({8, 2, 16, true, true, 104});
-        c.graph({8, 4, 16, true, true, 104});
-        c.graph({8, 1, 256, true, true, 104});
-        c.persistent(8, 1, 16, 0);
-        c.persistent(8, 2, 16, 0);
-        c.persistent(16, 1, 16, 0);
-        c.persistent(16, 2, 16, 0);
-        c.persistent(16, 1, 256, 0);
-        c.persistent(16, 1, 16, SKIP_NORM);
-        c.persistent(16, 1, 16, SKIP_NORM | SKIP_BARRIER);
-        c.persistent(16, 1, 16, SKIP_NORM | SKIP_BARRIER | SKIP_PRODUCT);
+        c.graph({512, 14, 16, false});
+        c.graph({512, 14, 16, true});
+        c.graph({384, 8, 16, true});
+        c.graph({384, 10, 16, true});
+        c.graph({384, 10, 256, true});
+        c.persistent(16, 12, 16, 0);
+        c.persistent(16, 14, 16, 0);
+        c.persistent(20, 16, 16, 0);
+        c.persistent(20, 18, 16, 0);
+        c.persistent(16, 14, 256, 0);
+        c.persistent(16, 14, 16, SKIP_NORM);
+        c.persistent(16, 14, 16, SKIP_NORM | SKIP_BARRIER);
+        c.persistent(16, 14, 16, SKIP_NORM | SKIP_BARRIER | SKIP_PRODUCT);
     }
     printf("%s\n", all_equal ? "every result equal to ref.c's" : "SOME RESULTS DIFFER");
     return all_equal ? 0 : 1;
