@@ -61,7 +61,8 @@ static enum options_result parse(int argc, char **argv, struct run_args *a,
     yoke_sampling_defaults(&a->sampling);
     struct yoke_sampling *s = &a->sampling;
     const struct option text[] = {
-        {"prompt", 'p', OPTION_STRING, &a->prompt, "TEXT", .help = "the prompt (an empty one: from the begin token alone)"},
+        {"prompt", 'p', OPTION_STRING, &a->prompt, "TEXT",
+         .help = "the prompt (an empty one: from the begin token alone)"},
         {"file", 'f', OPTION_STRING, &a->file, "FILE",
          .help = "the prompt is in FILE (- for standard input); one newline\nat the end is not part of it"},
         {"ids", 0, OPTION_STRING, &a->ids, "IDS", .help = "the prompt as token ids: 1,2,3 or a JSON file"},

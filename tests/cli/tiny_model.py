@@ -1,12 +1,12 @@
 """A small random Llama checkpoint (float32 safetensors, byte-level BPE tokenizer), written with the standard library
-only. Greedy text from it is printable ASCII and never ends: the output rows of all other tokens are zero."""
+only. Greedy text from it is printable ASCII and never ends: the output rows of all other tokens are zero.
+And writers of safetensors and GGUF files for other test models."""
 
 import array
 import json
 import os
 import random
 import struct
-import sys
 
 DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, CONTEXT = 128, 2, 8, 4, 16, 256, 2048
 BEGIN, END = 0, 1
@@ -102,20 +102,62 @@ def tensors():
     yield "lm_head.weight", (n_vocab, DIM), head
 
 
-def write_weights(path):
-    header, parts, offset = {}, [], 0
-    for name, shape, values in tensors():
-        if sys.byteorder == "big":
-            values = array.array("f", values)
-            values.byteswap()
-        data = values.tobytes()
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
-        parts.append(data)
+def pack_floats(values, dtype="F32"):
+    """Bytes of numbers as F32, F16 or BF16 (which cuts what BF16 cannot hold)."""
+    data = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
+    if dtype != "BF16":
+        return data
+    halves = bytearray(len(data) // 2)
+    halves[0::2], halves[1::2] = data[2::4], data[3::4]
+    return bytes(halves)
+
+
+def write_safetensors(file, tensors):
+    """tensors: {name: (dtype, shape, bytes)}"""
+    header, offset = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
         offset += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with open(os.path.join(path, "model.safetensors"), "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    with open(file, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for _, _, data in tensors.values():
+            f.write(data)
+
+
+# ggml's numbers of tensor types
+GGML_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
+
+
+def write_gguf(file, metadata, tensors, version=3, alignment=32):
+    """metadata: {key: int, float or str}; tensors: {name: (dtype, shape, bytes)}"""
+
+    def string(s):
+        return struct.pack("<Q", len(s.encode())) + s.encode()
+
+    if alignment != 32:
+        metadata = {**metadata, "general.alignment": alignment}
+    parts = [b"GGUF", struct.pack("<IQQ", version, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        number, data = ((4, struct.pack("<I", value)) if isinstance(value, int) else
+                        (6, struct.pack("<f", value)) if isinstance(value, float) else (8, string(value)))
+        parts.append(string(key) + struct.pack("<I", number) + data)
+    offset = 0
+    for name, (dtype, shape, data) in tensors.items():
+        parts.append(string(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *reversed(shape)) +
+                     struct.pack("<IQ", GGML_TYPES[dtype], offset))
+        offset += len(data) + -len(data) % alignment
+    header = b"".join(parts)
+    with open(file, "wb") as f:
+        f.write(header + b"\0" * (-len(header) % alignment))
+        for _, _, data in tensors.values():
+            f.write(data + b"\0" * (-len(data) % alignment))
+
+
+def write_weights(path):
+    write_safetensors(os.path.join(path, "model.safetensors"),
+                      {name: ("F32", shape, pack_floats(values)) for name, shape, values in tensors()})
 
 
 def write(path):
