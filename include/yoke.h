@@ -221,7 +221,7 @@ YOKE_API int yoke_measure_perplexity(struct yoke *y, struct yoke *reference, con
 /* ---- quantizing ---- */
 
 struct yoke_quantize_options {
-    const char *model;  /* checkpoint directory or GGUF with float weights */
+    const char *model;  /* checkpoint directory with float weights */
     const char *output; /* directory to create: an MLX-affine checkpoint (config.json, model.safetensors,
                            tokenizer) */
     int bits;           /* 3, 4, 5, 6, 8 */

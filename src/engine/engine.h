@@ -64,6 +64,7 @@ struct yoke_request {
 
 struct yoke {
     struct model model;
+    struct source source;        /* while opening; here because a rank that hangs in it may come back */
     struct tokenizer *tokenizer; /* NULL: none */
     struct yoke_info info;
     char model_name[256], format[96];

@@ -111,7 +111,11 @@ static int limits_from_options(struct yoke *y, const struct yoke_options *o, con
     if (rc)
         return rc;
     if (o->ctx < 0 || o->chunk < 0 || o->max_requests < 0 || o->max_requests > 1024 || o->chunk > 1 << 20)
-        return err_set(err, ERR_USAGE, "context, chunk or number of requests is out of range");
+        return err_set(
+            err, ERR_USAGE,
+            "--ctx %d, --chunk %d or %d requests at once: a negative number, or more than 1048576 rows "
+            "or 1024 requests",
+            o->ctx, o->chunk, o->max_requests);
     if (o->ctx > c->max_ctx)
         return err_set(err, ERR_USAGE, "--ctx %d: the model was made for at most %d positions", o->ctx,
                        c->max_ctx);
@@ -133,7 +137,7 @@ static int limits_from_options(struct yoke *y, const struct yoke_options *o, con
 
 /* ---- open ---- */
 
-static void fill_info(struct yoke *y, const struct source *source)
+static void fill_info(struct yoke *y)
 {
     const struct model *m = &y->model;
     const struct config *c = &m->config;
@@ -241,7 +245,6 @@ static int open_tokenizer(struct yoke *y, const struct source *source, struct er
 int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error *error)
 {
     struct err err = {0};
-    struct source source = {0};
     char path[4096];
     uint64_t start = engine_now_ns();
     *out = NULL;
@@ -254,10 +257,10 @@ int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error
     if ((rc = model_path(o, path, sizeof path, &err)))
         goto out;
     snprintf(y->model_name, sizeof y->model_name, "%s", o->model);
-    if ((rc = source_open(&source, path, &err)) || (rc = open_tokenizer(y, &source, &err)) ||
-        (rc = open_model(y, o, &source, &err)) || (rc = take_step_memory(y, &err)))
+    if ((rc = source_open(&y->source, path, &err)) || (rc = open_tokenizer(y, &y->source, &err)) ||
+        (rc = open_model(y, o, &y->source, &err)) || (rc = take_step_memory(y, &err)))
         goto out;
-    fill_info(y, &source);
+    fill_info(y);
     if (o->inject_stall < 0 || o->inject_stall > y->model.n_ranks) {
         rc = err_set(&err, ERR_USAGE, "--inject-stall %d: the ranks are 1 to %d", o->inject_stall,
                      y->model.n_ranks);
@@ -271,7 +274,8 @@ int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error
     y->thread_started = true;
     y->info.load_seconds = (double)(engine_now_ns() - start) * 1e-9;
 out:
-    source_close(&source);
+    if (!y->model.abandoned)
+        source_close(&y->source);
     if (rc) {
         yoke_close(y);
         return engine_error(error, &err);

@@ -106,7 +106,9 @@ int yoke_measure_perplexity(struct yoke *y, struct yoke *reference, const int32_
     if (window <= 0)
         window = y->limits.ctx;
     if (window > y->limits.ctx || (reference && window > reference->limits.ctx)) {
-        err_set(&err, ERR_USAGE, "a window of %d positions exceeds the context of %d", window, y->limits.ctx);
+        int ctx = window > y->limits.ctx ? y->limits.ctx : reference->limits.ctx;
+        err_set(&err, ERR_USAGE, "a window of %d positions exceeds the context of %d: raise --ctx", window,
+                ctx);
         return engine_error(error, &err);
     }
     if (reference && reference->model.config.n_vocab != y->model.config.n_vocab) {

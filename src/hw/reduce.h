@@ -1,13 +1,14 @@
 /* reduce.h - the all-reduce: sums of per-rank partial results through shared memory, in a fixed order.
  *
- * Each rank owns two buffers (used in turn by parity, so that one meeting per reduction is enough: a rank
- * that comes to reduction i + 1 has finished reading i). A reduction is float *mine = reduce_buffer(r, w); //
- * write partial sums, (rows, cols) row-major if (reduce_meet(r, w, what)) return;        // all ranks'
- * partials of this reduction are visible reduce_sum(r, w, offset, n, out);           // out[i] = tree sum
- * over ranks of partial[offset + i] A thread that meets for reduction i + 1 thereby says that it reads
- * reduction i no more. Tree for 1, 2, 4, 8 ranks: ((p0+p1)+(p2+p3))+((p4+p5)+(p6+p7)), the top of the K-slab
- * tree of ARCHITECTURE.md "One answer". Called by rank threads in SPMD order; reduce_open by the opening
- * thread. */
+ * Each rank owns two buffers (used in turn by parity, so that one meeting per reduction is enough: a rank that
+ * comes to reduction i + 1 has finished reading i). A reduction is
+ *     float *mine = reduce_buffer(r, w);   // write partial sums, (rows, cols) row-major
+ *     if (reduce_meet(r, w, what)) return; // all ranks' partials of this reduction are visible
+ *     reduce_sum(r, w, offset, n, out);    // out[i] = tree sum over ranks of partial[offset + i]
+ * A thread that meets for reduction i + 1 thereby says that it reads reduction i no more.
+ *
+ * Tree for 1, 2, 4, 8 ranks: ((p0+p1)+(p2+p3))+((p4+p5)+(p6+p7)), the top of the K-slab tree of ARCHITECTURE.md
+ * "One answer". Called by rank threads in SPMD order; reduce_open by the opening thread. */
 #ifndef HW_REDUCE_H
 #define HW_REDUCE_H
 

@@ -93,7 +93,8 @@ static int read_int(const json_t *root, const char *key, int64_t fallback, int64
                     struct err *err)
 {
     int64_t v;
-    if (fallback < 0 && !json_object_get(root, key))
+    const json_t *value = json_object_get(root, key);
+    if (fallback < 0 && (!value || json_is_null(value)))
         return err_set(err, ERR_INPUT, "\"%s\" is missing", key);
     int rc = json_get_int(root, key, fallback, 1, max, &v, err);
     *out = (int)v;

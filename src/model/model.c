@@ -127,8 +127,7 @@ static int load_failure(const struct load_job *job, struct err *err)
         return 0;
     if (!strcmp(name, "out of memory"))
         return err_set(err, ERR_SYSTEM, "out of memory while loading");
-    return err_set(err, ERR_INPUT, "%s: %s holds a value or scale that is not finite: the file is damaged",
-                   job->source->file ? file_path(job->source->file) : "synth", name);
+    return err_set(err, ERR_INPUT, "%s holds a value or scale that is not finite: the file is damaged", name);
 }
 
 static int load(struct model *m, const struct source *source, const struct model_options *o, struct err *err)
@@ -159,17 +158,14 @@ static int open_arenas(struct model *m, struct err *err)
     for (int rank = 0; rank < m->n_ranks; rank++) {
         struct shard *s = &m->shards[rank];
         size_t bytes = arena_bytes_for((size_t)shard_bytes(s));
-        if ((rc = arena_open(&s->arena, &m->topo, rank, bytes, &m->bound[rank], err)))
+        bool bound; /* a refusal shows in arena_residency() */
+        if ((rc = arena_open(&s->arena, &m->topo, rank, bytes, &bound, err)))
             return rc;
         shard_place(s, &m->inventory, m->ops);
         arenas[rank] = &s->arena;
     }
     size_t elements = (size_t)m->shards[0].limits.rows * (size_t)m->config.dim;
-    if ((rc = reduce_open(&m->reduce, m->n_ranks, m->topo.n_threads, elements, arenas, err)))
-        return rc;
-    for (int rank = 0; rank < m->n_ranks; rank++)
-        m->shards[rank].reduce = m->reduce;
-    return 0;
+    return reduce_open(&m->reduce, m->n_ranks, m->topo.n_threads, elements, arenas, err);
 }
 
 int model_open(struct model *m, const struct source *source, struct topo *topo,

@@ -37,7 +37,6 @@ struct model {
     int n_ranks;
     struct shard shards[MAX_RANKS];
     float *rope_frequency;     /* (head_dim / 2) */
-    bool bound[MAX_RANKS];     /* memory binding was accepted */
     const struct batch *batch; /* of the running step */
     bool abandoned;            /* a rank hangs: nothing may be released any more */
 };

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The vector that a matrix reads. */
+static const enum input input_of[N_WEIGHT_ROLES] = {[W_O] = INPUT_HEADS, [W_DOWN] = INPUT_FFN};
+
 /* ---- inventory ---- */
 
 static int slot_of(const struct inventory *inv, enum weight_role role, int layer)
@@ -26,7 +29,7 @@ static int inventory_add(struct inventory *inv, const struct source *s, enum wei
     if (rc)
         return rc;
     if (m->group)
-        inv->quantised = true;
+        inv->quantised[input_of[role]] = true;
     if (m->format != WEIGHT_F32)
         inv->all_f32 = false;
     if (role == W_O && m->group > inv->head_group)
@@ -45,20 +48,22 @@ int inventory_make(struct inventory *out, const struct source *s, struct err *er
     *out =
         (struct inventory){.n_layers = s->config.n_layers, .head_group = 1, .ffn_group = 1, .all_f32 = true};
     out->matrices = calloc((size_t)(s->config.n_layers + 1) * N_WEIGHT_ROLES, sizeof *out->matrices);
-    if (!out->matrices)
-        return err_set(err, ERR_SYSTEM, "out of memory");
-    int rc = 0;
+    float *vector = malloc((size_t)s->config.dim * sizeof *vector); /* read here to check it, by name */
+    int rc = out->matrices && vector ? 0 : err_set(err, ERR_SYSTEM, "out of memory");
     for (int layer = -1; layer < s->config.n_layers && !rc; layer++) {
         for (int role = 0; role < N_WEIGHT_ROLES && !rc; role++) {
             const struct weight_spec *spec = &s->config.family->weights[role];
+            if (spec->per_layer != (layer >= 0))
+                continue;
             if (spec->vector) {
-                if (spec->per_layer == (layer >= 0))
-                    out->n_parameters += (uint64_t)s->config.dim;
-            } else if (spec->per_layer == (layer >= 0)) {
+                rc = source_vector(s, role, layer, vector, err);
+                out->n_parameters += (uint64_t)s->config.dim;
+            } else {
                 rc = inventory_add(out, s, role, layer, err);
             }
         }
     }
+    free(vector);
     if (rc)
         inventory_free(out);
     return rc;
@@ -174,7 +179,6 @@ static void take_weights(struct bump *b, struct shard *s, const struct inventory
 {
     const struct config *c = s->config;
     const struct weight_spec *spec = c->family->weights;
-    static const enum input input_of[N_WEIGHT_ROLES] = {[W_O] = INPUT_HEADS, [W_DOWN] = INPUT_FFN};
     s->kv_of_head = take(b, (uint64_t)s->split.n_q_heads, sizeof(int));
     s->out_norm = take(b, (uint64_t)c->dim, sizeof(float));
     take_packed(b, &s->embed, s, inventory_matrix(inv, W_EMBED, -1), SPLIT_VOCAB, INPUT_DIM);
@@ -249,9 +253,9 @@ static void take_step(struct bump *b, struct shard *s, const struct inventory *i
     s->kv_stride = (size_t)odd_lines((uint64_t)s->split.n_kv_heads * (uint64_t)c->head_dim, PANEL);
     s->ffn_stride = (size_t)odd_lines((uint64_t)s->split.n_ffn, PANEL);
     s->x = take(b, rows * (uint64_t)c->dim, sizeof(float));
-    take_input(b, s, INPUT_DIM, odd_lines((uint64_t)c->dim, PANEL), inv->quantised);
-    take_input(b, s, INPUT_HEADS, s->q_stride, inv->quantised);
-    take_input(b, s, INPUT_FFN, s->ffn_stride, inv->quantised);
+    take_input(b, s, INPUT_DIM, odd_lines((uint64_t)c->dim, PANEL), inv->quantised[INPUT_DIM]);
+    take_input(b, s, INPUT_HEADS, s->q_stride, inv->quantised[INPUT_HEADS]);
+    take_input(b, s, INPUT_FFN, s->ffn_stride, inv->quantised[INPUT_FFN]);
     s->q = take(b, rows * s->q_stride, sizeof(float));
     s->k = take(b, rows * s->kv_stride, sizeof(float));
     s->v = take(b, rows * s->kv_stride, sizeof(float));
@@ -285,7 +289,7 @@ int shard_plan(struct shard *out, const struct config *c, const struct inventory
     const int64_t unit[N_INPUTS] = {0, out->split.head_unit, out->split.ffn_unit};
     for (int input = 0; input < N_INPUTS; input++) {
         failed |= kcut_make(&out->cut[input][0], k[input], unit[input], rank, n_ranks, false) != 0;
-        if (inv->quantised)
+        if (inv->quantised[input])
             failed |= kcut_make(&out->cut[input][1], k[input], unit[input], rank, n_ranks, true) != 0;
     }
     if (failed) {

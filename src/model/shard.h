@@ -58,7 +58,6 @@ struct shard {
 
     uint64_t weight_bytes, kv_bytes, step_bytes; /* of the arena: packed weights, cache, everything else */
     struct arena arena;
-    struct reduce *reduce; /* borrowed: of the whole team */
 };
 
 /* Formats and groups of all matrices of a source: what a split needs to know before it exists. */
@@ -66,9 +65,11 @@ struct inventory {
     int n_layers;
     struct matrix *matrices; /* (n_layers, N_WEIGHT_ROLES) and one more row for the model-wide ones */
     int head_group, ffn_group;
-    bool quantised, all_f32;
+    bool quantised[N_INPUTS]; /* some matrix reads this input as int8 */
+    bool all_f32;
     uint64_t file_bytes, n_parameters;
 };
+/* Checks that every weight is there with the right shape, and that the norms can be used. */
 MUST_CHECK int inventory_make(struct inventory *out, const struct source *s, struct err *err);
 void inventory_free(struct inventory *inv);
 /* layer < 0: model-wide. */
@@ -89,9 +90,9 @@ void shard_place(struct shard *s, const struct inventory *inv, const struct ops 
 void shard_free(struct shard *s);
 
 /* Packs this thread's panels of one layer (layer == -1: embedding and head, and clears the KV cache; norms by
- * thread 0). *failed names the first weight that is not finite. Rank threads. */
+ * thread 0). A failure is noted for the loading thread to read afterwards. Rank threads. */
 struct shard_failure {
-    _Atomic(const char *) name; /* NULL: none; "out of memory" */
+    _Atomic(const char *) name; /* NULL: none; "out of memory"; else a weight that is not finite */
 };
 void shard_load_layer(struct shard *s, const struct source *source, const struct inventory *inv, int layer,
                       const struct worker *w, struct shard_failure *failure);

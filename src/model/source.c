@@ -65,7 +65,7 @@ static int mlx_parameters(const struct source *s, const char *module, int *bits,
         int rc;
         if ((rc = json_get_int(own, "bits", *bits, 2, 8, &b, err)) ||
             (rc = json_get_int(own, "group_size", *group, 16, 1024, &g, err))) {
-            err_prefix(err, "%s/config.json: quantization of %s", file_path(s->file), module);
+            err_prefix(err, "config.json: quantization of %s", module);
             return rc;
         }
         *bits = (int)b;
@@ -85,11 +85,10 @@ static int mlx_matrix(const struct source *s, const char *name, const struct ten
     snprintf(part, sizeof part, "%s.biases", module);
     const struct tensor *biases = file_tensor(s->file, part);
     if (!scales || !biases)
-        return err_set(err, ERR_INPUT, "%s: %s is packed (u32) but %s.%s is missing", file_path(s->file),
-                       name, module, scales ? "biases" : "scales");
+        return err_set(err, ERR_INPUT, "%s is packed (u32) but %s.%s is missing", name, module,
+                       scales ? "biases" : "scales");
     if (!s->config.quant_bits)
-        return err_set(err, ERR_INPUT, "%s: %s is packed (u32) but config.json has no \"quantization\"",
-                       file_path(s->file), name);
+        return err_set(err, ERR_INPUT, "%s is packed (u32) but config.json has no \"quantization\"", name);
     int bits, group, rc;
     if ((rc = mlx_parameters(s, module, &bits, &group, err)))
         return rc;
@@ -239,9 +238,9 @@ static int read_rope_factors(struct source *s, struct err *err)
         return err_set(err, ERR_SYSTEM, "out of memory");
     int rc = read_float_vector(s, t, n, s->rope_factors, err);
     for (int i = 0; !rc && i < n; i++)
-        if (s->rope_factors[i] <= 0)
-            rc = err_set(err, ERR_INPUT, "%s: rope_freqs.weight holds a value that is not positive",
-                         file_path(s->file));
+        if (s->rope_factors[i] < 1e-3f) /* angles stay within what the range reduction can take */
+            rc = err_set(err, ERR_INPUT, "%s: rope_freqs.weight holds %g, which is below 0.001",
+                         file_path(s->file), (double)s->rope_factors[i]);
     return rc;
 }
 

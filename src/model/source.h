@@ -15,8 +15,8 @@ struct source {
     float *rope_factors; /* (head_dim / 2) divisors of the rotary frequencies, or NULL */
 };
 
-/* path: a model file or directory, or "synth:SHAPE[:QUANT]". Every tensor the family needs is there with the
- * right shape, and the file holds no tensor that Yoke would have to ignore. */
+/* path: a model file or directory, or "synth:SHAPE[:QUANT]". Refuses a file that holds a tensor which Yoke
+ * would have to ignore; that all needed ones are there is found out by looking them up (inventory_make). */
 MUST_CHECK int source_open(struct source *out, const char *path, struct err *err);
 /* The same from an open file, which it takes ownership of in every case. */
 MUST_CHECK int source_from_file(struct source *out, struct file *f, struct err *err);

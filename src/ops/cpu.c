@@ -21,8 +21,10 @@ static void share(const struct lane *l, int64_t n, int64_t *begin, int64_t *end)
 
 static void quantize_rows(const struct lane *l, const struct act *a, int64_t begin, int64_t end)
 {
-    for (int64_t r = begin; r < end; r++)
+    for (int64_t r = begin; r < end; r++) {
         l->kernels->quantize(a->cut, a->x + (size_t)r * a->stride, &a->q, (int)r);
+        worker_progress(l->worker);
+    }
 }
 
 /* ---- embedding, norm, residual ---- */
@@ -59,6 +61,7 @@ static void norm_row(const struct lane *l, const float *x, const float *weight, 
     l->kernels->rmsnorm(x, weight, dim, eps, y);
     if (out->q.q)
         l->kernels->quantize(out->cut, y, &out->q, row);
+    worker_progress(l->worker);
 }
 
 static int cpu_norm(struct lane *l, const float *x, const int32_t *pick, const float *weight, int rows,
@@ -133,8 +136,8 @@ static void product_panels(const struct lane *l, const struct product *p, int pa
             for (int r = 0; r < n; r++)
                 memcpy(p->out + (size_t)(row + r) * p->out_stride + first, tile + r * PANEL,
                        width * sizeof *tile);
+            worker_progress(l->worker);
         }
-        worker_progress(l->worker);
     }
     worker_count(l->worker, 0, 0, (uint64_t)(panel1 - panel0) * p->w->panel_bytes);
 }
@@ -243,12 +246,12 @@ static void attend_tile(struct lane *l, const struct attention *a, const struct 
             n_valid[i] = seen < 0 ? 0 : min_int(seen, KV_PAGE);
         }
         l->kernels->attend(kv->type, &view, d, q, (size_t)d, n, n_valid, page == 0, max, sum, acc, work);
+        worker_progress(l->worker);
     }
     for (int i = 0; i < n; i++)
         l->kernels->attend_finish(acc + (size_t)i * (size_t)d, sum[i], d,
                                   a->out + (size_t)(run->row + r0 + i / heads) * a->out_stride +
                                       (size_t)(head0 + i % heads) * (size_t)d);
-    worker_progress(l->worker);
 }
 
 static int cpu_attend(struct lane *l, const struct attention *a, const struct kv_view *kv)
@@ -281,6 +284,7 @@ static int cpu_silu_mul(struct lane *l, float *gate, const float *up, size_t str
         size_t offset = (size_t)(i / chunks) * stride + (size_t)(i % chunks) * 256;
         int length = min_int(256, n - (int)(i % chunks) * 256);
         l->kernels->silu_mul(gate + offset, up + offset, length, gate + offset);
+        worker_progress(l->worker);
     }
     return rank_barrier(l->worker, "feed-forward activation");
 }

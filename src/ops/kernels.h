@@ -24,6 +24,8 @@ struct qact {
     int32_t q_stride, sum_stride, n_blocks;
 };
 
+enum { NORM_LANES = 256 };
+
 enum kv_type { KV_F32, KV_F16, KV_Q8 };
 enum { KV_PAGE = 128 }; /* positions per page */
 
@@ -41,9 +43,9 @@ struct kernels {
 
     /* out[r * out_stride + o] for rows r < n_rows of x (from row x_row) and the 16 outputs o of `panel`:
      *   acc = 0; for blocks b in [block_begin, block_end):
-     *     t = sum over groups of sc * (dot(q_w, q_x) - zero * sum(q_x))      (int32, exact; zero = 0 with
-     * mins) acc = fma(d1 * scale_x, (float)t, acc) with mins: u = sum over groups of mn * sum(q_x); acc =
-     * fma(d2 * scale_x, (float)u, acc) */
+     *     t = sum over groups of sc * (dot(q_w, q_x) - zero * sum(q_x))      (int32, exact; zero = 0 with mins)
+     *     acc = fma(d1 * scale_x, (float)t, acc)
+     *     with mins: u = sum over groups of mn * sum(q_x); acc = fma(d2 * scale_x, (float)u, acc) */
     void (*gemm_q)(const struct packed *w, int panel, int block_begin, int block_end, const struct qact *x,
                    int x_row, int n_rows, float *out, size_t out_stride);
     /* acc = 0; for k in order: acc = fma(x[k], w[k], acc). x: (rows, x_stride) fp32, already at its first
@@ -55,8 +57,9 @@ struct kernels {
      * q = rint(x * (127 / m)), ties to even, within [-127, 127]. Writes row `row` of *out. */
     void (*quantize)(const struct kcut *cut, const float *x, const struct qact *out, int row);
 
-    /* out[i] = (x[i] * r) * w[i], r = 1 / sqrt(s / n + eps); s: 16 lanes, lane[i % 16] = fma(x[i], x[i],
-     * lane), then lane[i] += lane[i + 8], + 4, + 2, + 1. out may be x. */
+    /* out[i] = (x[i] * r) * w[i], r = 1 / sqrt(s / n + eps); s: 256 lanes, lane[i % 256] = fma(x[i], x[i],
+     * lane), then lane[i] += lane[i + 128], + 64, … + 1 (many lanes: a GPU's threads, and short chains). out
+     * may be x. */
     void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out);
 
     /* out[i] = (g / (1 + exp(-g))) * up[i], g = gate[i]; exp below. out may be gate. */
@@ -75,12 +78,13 @@ struct kernels {
     /* Attention of n_rows query rows over one page: q (n_rows, q_stride), already scaled by 1/sqrt(head_dim);
      * n_valid[r] in [0, 128]: row r sees slots [0, n_valid[r]).
      *   s[j] = fma chain over d of q[d] * K[d][j], from 0   (Q8: then * k_scale[j])
-     *   m = max s;  p[j] = exp(s[j] - m);  l: 16 lanes, lane[j % 16] += p[j] in order, then the tree of
-     * rmsnorm o[d] = fma chain over j in order of p[j] * V[j][d], from 0   (Q8: p[j] * v_scale[j] first) Then
-     * folds (m, l, o) into the running state of the row (max (n_rows), sum (n_rows), acc (n_rows, head_dim)):
+     *   m = max s;  p[j] = exp(s[j] - m)
+     *   l: 16 lanes, lane[j % 16] += p[j] in order, then lane[i] += lane[i + 8], + 4, + 2, + 1
+     *   o[d] = fma chain over j in order of p[j] * V[j][d], from 0   (Q8: p[j] * v_scale[j] first)
+     * Then folds (m, l, o) into the running state of the row (max (n_rows), sum (n_rows), acc (n_rows, head_dim)):
      *   first != 0: the state becomes (m, l, o)
-     *   else M = max(max, m), a = exp(max - M), b = exp(m - M): sum = sum * a + l * b, acc = acc * a + o * b,
-     * each product rounded. Rows with n_valid = 0 leave their state alone (never on their first page).
+     *   else M = max(max, m), a = exp(max - M), b = exp(m - M): sum = sum * a + l * b, acc = acc * a + o * b, each
+     *   product rounded. Rows with n_valid = 0 leave their state alone (never on their first page).
      * scratch: (n_rows, 128 + head_dim) floats. */
     void (*attend)(enum kv_type type, const struct kv_page *page, int head_dim, const float *q,
                    size_t q_stride, int n_rows, const int *n_valid, int first, float *max, float *sum,

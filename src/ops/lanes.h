@@ -172,17 +172,23 @@ static void lanes_quantize(const struct kcut *cut, const float *x, const struct 
 
 static void lanes_rmsnorm(const float *x, const float *w, int n, float eps, float *out)
 {
-    v16 lane = v_zero();
+    enum { CHAINS = NORM_LANES / 16 };
+    v16 lane[CHAINS];
     int whole = n / 16 * 16, rest = n % 16;
+    for (int c = 0; c < CHAINS; c++)
+        lane[c] = v_zero();
     for (int i = 0; i < whole; i += 16) {
-        v16 v = v_load(x + i);
-        lane = v_fma(v, v, lane);
+        v16 v = v_load(x + i), *sum = &lane[i / 16 % CHAINS];
+        *sum = v_fma(v, v, *sum);
     }
     if (rest) {
-        v16 v = v_load_n(x + whole, rest);
-        lane = v_fma(v, v, lane);
+        v16 v = v_load_n(x + whole, rest), *sum = &lane[whole / 16 % CHAINS];
+        *sum = v_fma(v, v, *sum);
     }
-    v16 r = v_set1(1.0f / sqrtf(lanes_sum(lane) / (float)n + eps));
+    for (int step = CHAINS / 2; step >= 1; step /= 2)
+        for (int c = 0; c < step; c++)
+            lane[c] = v_add(lane[c], lane[c + step]);
+    v16 r = v_set1(1.0f / sqrtf(lanes_sum(lane[0]) / (float)n + eps));
     for (int i = 0; i < whole; i += 16)
         v_store(out + i, v_mul(v_mul(v_load(x + i), r), v_load(w + i)));
     if (rest)

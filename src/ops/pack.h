@@ -1,9 +1,8 @@
 /* pack.h - the layout in which kernels read weights, and how K is cut.
  *
  * A rank's slice of a matrix (rows = outputs, k = inputs) is stored as panels of 16 output rows; vector lanes
- * are outputs, so that a dot product never needs a horizontal sum. Inside a panel the inputs follow in
- * blocks, everything a kernel reads for (panel, block) in one piece, in the order it reads it: one stream per
- * panel.
+ * are outputs, so that a dot product never needs a horizontal sum. Inside a panel the inputs follow in blocks,
+ * everything a kernel reads for (panel, block) in one piece, in the order it reads it: one stream per panel.
  *
  * K is cut by the model alone, never by the number of ranks (ARCHITECTURE.md "One answer"):
  *   slabs   column-split matrices (attention output, FFN down): 8, which an aligned binary tree adds up.
@@ -13,16 +12,18 @@
  *           Float weights: a block is a slab.
  *
  * Quantised block in memory, len inputs, G = len / group:
- *   float  d1[16]; float d2[16] (only with mins); intW sc[G][16]; intW mn[G][16] (only with mins); zeros up
- * to a multiple of 64 bytes; then codes, in steps of 4 inputs x 16 outputs (64 bytes when a code is a byte:
- * byte 4 * output + (input % 4), one vpdpbusd operand, and 16 of them one AMX tile): 8 bits: the steps in
- * order 4 bits: 64 bytes hold steps 2i (low nibbles) and 2i + 1 (high nibbles) 6 bits: per 4 steps (16
- * inputs) 192 bytes: low nibbles of steps 0,1 | of 2,3 | 64 bytes whose bit pairs (1..0, 3..2, 5..4, 7..6)
- * are the upper two bits of steps 0, 1, 2, 3 w = d1 * sc * (q - zero)            without mins, w = d1 * sc *
- * q + d2 * mn           with mins. Float block: [len][16] elements in the weight's own type.
+ *   float  d1[16]; float d2[16] (only with mins); intW sc[G][16]; intW mn[G][16] (only with mins); zeros up to a
+ *   multiple of 64 bytes; then codes, in steps of 4 inputs x 16 outputs (64 bytes when a code is a byte: byte
+ *   4 * output + (input % 4), one vpdpbusd operand, and 16 of them one AMX tile):
+ *     8 bits: the steps in order
+ *     4 bits: 64 bytes hold steps 2i (low nibbles) and 2i + 1 (high nibbles)
+ *     6 bits: per 4 steps (16 inputs) 192 bytes: low nibbles of steps 0,1 | of 2,3 | 64 bytes whose bit pairs
+ *             (1..0, 3..2, 5..4, 7..6) are the upper two bits of steps 0, 1, 2, 3
+ * w = d1 * sc * (q - zero)            without mins,
+ * w = d1 * sc * q + d2 * mn           with mins.
+ * Float block: [len][16] elements in the weight's own type.
  *
- * Rows beyond the matrix (the last panel) are zero. Pure functions; a packed matrix is read-only once filled.
- */
+ * Rows beyond the matrix (the last panel) are zero. Pure functions; a packed matrix is read-only once filled. */
 #ifndef OPS_PACK_H
 #define OPS_PACK_H
 

@@ -166,9 +166,12 @@ static void ref_quantize(const struct kcut *cut, const float *x, const struct qa
 
 static void ref_rmsnorm(const float *x, const float *w, int n, float eps, float *out)
 {
-    float lane[LANES] = {0};
+    float lane[NORM_LANES] = {0};
     for (int i = 0; i < n; i++)
-        lane[i % LANES] = fmaf(x[i], x[i], lane[i % LANES]);
+        lane[i % NORM_LANES] = fmaf(x[i], x[i], lane[i % NORM_LANES]);
+    for (int step = NORM_LANES / 2; step >= LANES; step /= 2)
+        for (int i = 0; i < step; i++)
+            lane[i] += lane[i + step];
     float r = 1.0f / sqrtf(lanes_sum(lane) / (float)n + eps);
     for (int i = 0; i < n; i++)
         out[i] = (x[i] * r) * w[i];

@@ -1,5 +1,6 @@
-// decode.cuh - the kernels that decode_lab compares: a slow plain one (checked against ref.c, then the oracle for
-// whole matrices), dp4a on pack.h's layout, mma from global memory, mma from the ring, and two that only read.
+// decode.cuh - the kernels that decode_lab compares: a slow plain one (checked against ref.c, then the oracle
+// for whole matrices), dp4a on pack.h's layout, mma from global memory, mma from the ring, and two that only
+// read.
 #pragma once
 #include "lab.cuh"
 
@@ -52,7 +53,8 @@ template <class F, int R> struct Dp4a {
                 v[i] = (int8_t)(w >> 8 * i);
         } else {
             uint2 w = __ldg((const uint2 *)p);
-            v[0] = (int16_t)w.x, v[1] = (int16_t)(w.x >> 16), v[2] = (int16_t)w.y, v[3] = (int16_t)(w.y >> 16);
+            v[0] = (int16_t)w.x, v[1] = (int16_t)(w.x >> 16), v[2] = (int16_t)w.y,
+            v[3] = (int16_t)(w.y >> 16);
         }
     }
     __device__ __forceinline__ static uint32_t word(const uint4 &v, int i)
@@ -63,7 +65,8 @@ template <class F, int R> struct Dp4a {
     __device__ __forceinline__ Dp4a(const uint8_t *blk, const int8_t *x, int k, const int *sum, int lane)
     {
         constexpr uint32_t LOW = 0x0f0f0f0f, HIGH = 0x30303030;
-        constexpr uint32_t BIAS = F::ZERO == 32 ? 0x60606060 : 0, FLIP = F::ZERO ? 0x80808080 : 0; // code - zero
+        constexpr uint32_t BIAS = F::ZERO == 32 ? 0x60606060 : 0,
+                           FLIP = F::ZERO ? 0x80808080 : 0; // code - zero
         constexpr int PIECES = F::BITS == 6 ? 2 : F::BITS, INPUTS = F::BITS == 6 ? 16 : F::BITS == 4 ? 8 : 4;
         int c = lane & 3, h = lane >> 2;
         const uint8_t *codes = blk + F::HEADER;
@@ -144,7 +147,8 @@ template <class F, int R> struct Dp4a {
 };
 
 // A warp per unit (split 1) or a CTA's team per unit; m.x is natural (R, k).
-template <class F, int R> __global__ void __launch_bounds__(256) dp4a_kernel(const __grid_constant__ Mat m, int k)
+template <class F, int R>
+__global__ void __launch_bounds__(256) dp4a_kernel(const __grid_constant__ Mat m, int k)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     using S = Stage<F, R>;
@@ -197,7 +201,8 @@ template <class F, int R> __global__ void __launch_bounds__(256) dp4a_kernel(con
 }
 
 // ---- mma, weights straight from global memory to registers ----
-template <class F, bool FRAG, int R> __global__ void __launch_bounds__(256) direct_kernel(const __grid_constant__ Mat m)
+template <class F, bool FRAG, int R>
+__global__ void __launch_bounds__(256) direct_kernel(const __grid_constant__ Mat m)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     using S = Stage<F, R>;
@@ -229,7 +234,8 @@ template <class F, bool FRAG, int R> __global__ void __launch_bounds__(256) dire
     if (m.split > 1) {
         __syncthreads(); // split is the whole CTA: a barrier of its own per team would cost occupancy
         if (s.j == 0)
-            S::fold_all(stage, m.slab_blocks, m.scale + b0 * R, lane, m.out + (size_t)slab * R * rows + panel * 16, rows);
+            S::fold_all(stage, m.slab_blocks, m.scale + b0 * R, lane,
+                        m.out + (size_t)slab * R * rows + panel * 16, rows);
     } else {
         store_unit<R>(m, panel, slab, acc);
     }
@@ -237,14 +243,17 @@ template <class F, bool FRAG, int R> __global__ void __launch_bounds__(256) dire
 
 // ---- mma, weights through the ring. Memory: barriers, staging, ring ----
 template <class F, bool FRAG, int R>
-__global__ void __launch_bounds__(512, 1) ring_kernel(const __grid_constant__ Mat m, int stages, int staging_bytes)
+__global__ void __launch_bounds__(512, 1)
+    ring_kernel(const __grid_constant__ Mat m, int stages, int staging_bytes)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
-    Ring<F, UnitOrder<F>> ring(shared + 2048 + staging_bytes, (uint64_t *)shared, stages, &m, 1, blockDim.x >> 5);
+    Ring<F, UnitOrder<F>> ring(shared + 2048 + staging_bytes, (uint64_t *)shared, stages, &m, 1,
+                               blockDim.x >> 5);
     pdl_wait(); // weights do not depend on the kernel before; activations do
-    ring_product<F, FRAG, R>(m, ring, (uint32_t *)(shared + 2048),
-                             [&](int panel, int slab, const float(&acc)[N_SUMS<R>]) { store_unit<R>(m, panel, slab, acc); });
+    ring_product<F, FRAG, R>(
+        m, ring, (uint32_t *)(shared + 2048),
+        [&](int panel, int slab, const float(&acc)[N_SUMS<R>]) { store_unit<R>(m, panel, slab, acc); });
 }
 
 // ---- mma through the stream. Memory: 4 KB of barriers, slots, rings ----
@@ -266,15 +275,16 @@ __global__ void __launch_bounds__(THREADS, THREADS == 384 ? 2 : 1)
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
     uint32_t *slots = (uint32_t *)(shared + 4096);
-    Stream<F, FRAG, R> stream((uint8_t *)(slots + (Stage<F, R>::WORDS << shift)), slots, (uint64_t *)shared, stages, shift,
-                              consumers, &m, 1);
+    Stream<F, FRAG, R> stream((uint8_t *)(slots + (Stage<F, R>::WORDS << shift)), slots, (uint64_t *)shared,
+                              stages, shift, consumers, &m, 1);
     pdl_wait();
     StoreEpilogue<R> store = {m};
     stream.product(m, store);
 }
 
 // The ring without arithmetic: one word of each block is looked at.
-template <class F> __global__ void __launch_bounds__(512) ring_read_kernel(const __grid_constant__ Mat m, int stages)
+template <class F>
+__global__ void __launch_bounds__(512) ring_read_kernel(const __grid_constant__ Mat m, int stages)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();

@@ -1,11 +1,12 @@
-// decode_lab.cu - decode products (1 to 8 rows) on a GPU, bit-equal to ref.c: which kernel and which layout reach
-// the device's read bandwidth. README.md says how to run it and what came out.
+// decode_lab.cu - decode products (1 to 8 rows) on a GPU, bit-equal to ref.c: which kernel and which layout
+// reach the device's read bandwidth. README.md says how to run it and what came out.
 //
 //   decode_lab TSV    measures everything, one line per measurement into TSV, a short table on stdout
 #include "decode.cuh"
 #include "host.cuh"
 
-#ifndef FORMAT // -DFORMAT=0 .. 3 builds one format alone: compiling is the slow part, and four go side by side
+#ifndef FORMAT // -DFORMAT=0 .. 3 builds one format alone: compiling is the slow part, and four go side by
+               // side
 #define FORMAT -1
 #endif
 
@@ -14,10 +15,10 @@ struct Shape {
     int rows, k, n_slabs;
 };
 static const Shape shapes[] = {
-    {"8B qkv", 6144, 4096, 1},       {"8B o", 4096, 4096, 8},          {"8B gate/up", 28672, 4096, 1},
-    {"8B down", 4096, 14336, 8},     {"70B qkv", 10240, 8192, 1},      {"70B o", 8192, 8192, 8},
-    {"70B gate/up", 57344, 8192, 1}, {"70B down", 8192, 28672, 8},     {"70B head", 128256, 8192, 1},
-    {"70B/2 qkv", 5120, 8192, 1},    {"70B/2 o", 8192, 4096, 4},       {"70B/2 gate/up", 28672, 8192, 1},
+    {"8B qkv", 6144, 4096, 1},       {"8B o", 4096, 4096, 8},      {"8B gate/up", 28672, 4096, 1},
+    {"8B down", 4096, 14336, 8},     {"70B qkv", 10240, 8192, 1},  {"70B o", 8192, 8192, 8},
+    {"70B gate/up", 57344, 8192, 1}, {"70B down", 8192, 28672, 8}, {"70B head", 128256, 8192, 1},
+    {"70B/2 qkv", 5120, 8192, 1},    {"70B/2 o", 8192, 4096, 4},   {"70B/2 gate/up", 28672, 8192, 1},
     {"70B/2 down", 8192, 14336, 4},
 };
 
@@ -36,7 +37,8 @@ static double read_bandwidth()
     random_blocks<Q80><<<sms * 8, 512>>>((uint8_t *)p, bytes / Q80::BLOCK, 1);
     double best = 0;
     for (int per_sm = 1; per_sm <= 4; per_sm++) {
-        float us = graph_us(stream, 5, [&](cudaStream_t s) { read_kernel<<<sms * per_sm, 512, 0, s>>>(p, bytes / 16, out); });
+        float us = graph_us(
+            stream, 5, [&](cudaStream_t s) { read_kernel<<<sms * per_sm, 512, 0, s>>>(p, bytes / 16, out); });
         printf("read: %d x 512 threads per SM %.0f GB/s\n", per_sm, bytes / us / 1e3);
         best = std::max(best, bytes / us / 1e3);
     }
@@ -85,9 +87,10 @@ template <class F> struct Case {
         }
         out = device_alloc<float>((size_t)shape.n_slabs * PLAIN_ROWS * shape.rows);
         for (int R = 1; R <= 8; R *= 2) {
-            std::vector<uint8_t> natural((const uint8_t *)x.q.data(), (const uint8_t *)x.q.data() + (size_t)R * shape.k);
-            acts[R] = {{device_copy(lane_order(x, shape.k, R, false)), device_copy(lane_order(x, shape.k, R, true)),
-                        device_copy(natural)},
+            std::vector<uint8_t> natural((const uint8_t *)x.q.data(),
+                                         (const uint8_t *)x.q.data() + (size_t)R * shape.k);
+            acts[R] = {{device_copy(lane_order(x, shape.k, R, false)),
+                        device_copy(lane_order(x, shape.k, R, true)), device_copy(natural)},
                        device_copy(lane_sums<F>(x, shape.k, R)),
                        device_copy(lane_scales(x, shape.k, R))};
         }
@@ -105,7 +108,8 @@ template <class F> struct Case {
     {
         Mat m = {};
         m.w = w, m.x = acts[R].x[order], m.sum = acts[R].sum, m.scale = acts[R].scale, m.out = out;
-        m.n_panels = panels, m.n_slabs = shape.n_slabs, m.slab_blocks = shape.k / 256 / shape.n_slabs, m.split = split;
+        m.n_panels = panels, m.n_slabs = shape.n_slabs, m.slab_blocks = shape.k / 256 / shape.n_slabs,
+        m.split = split;
         m.x_blocks = shape.k / 256;
         return m;
     }
@@ -115,22 +119,26 @@ template <class F> struct Case {
     void make_expected()
     {
         CHECK(cudaMemset(out, 0xff, out_size(8) * 4));
-        plain_kernel<F><<<(shape.rows * shape.n_slabs + 127) / 128, 128>>>(mat(as_is, 8, 2, 1),
-                                                                           (const int8_t *)acts[8].x[2], shape.k);
+        plain_kernel<F><<<(shape.rows * shape.n_slabs + 127) / 128, 128>>>(
+            mat(as_is, 8, 2, 1), (const int8_t *)acts[8].x[2], shape.k);
         CHECK(cudaGetLastError());
         expected = host_copy(out, out_size(8));
         size_t panel_bytes = bytes / panels;
         std::atomic<int> wrong(0);
         parallel(12, [&](int i) {
-            int panel = i == 0 ? 0 : i == 1 ? panels - 1 : (int)((uint32_t)i * 2654435761u % (uint32_t)panels);
+            int panel = i == 0   ? 0
+                        : i == 1 ? panels - 1
+                                 : (int)((uint32_t)i * 2654435761u % (uint32_t)panels);
             std::vector<uint8_t> data = host_copy(as_is + panel * panel_bytes, panel_bytes);
             std::vector<float> ref((size_t)shape.n_slabs * 8 * 16);
             ref_panel<F>(data.data(), cut, x.a, 8, ref.data());
             for (int s = 0; s < shape.n_slabs * 8; s++)
-                wrong += memcmp(&ref[(size_t)s * 16], &expected[(size_t)s * shape.rows + panel * 16], 64) != 0;
+                wrong +=
+                    memcmp(&ref[(size_t)s * 16], &expected[(size_t)s * shape.rows + panel * 16], 64) != 0;
         });
         if (wrong)
-            printf("%s %s: the plain kernel differs from ref.c in %d rows of panels\n", format, shape.name, wrong.load());
+            printf("%s %s: the plain kernel differs from ref.c in %d rows of panels\n", format, shape.name,
+                   wrong.load());
         all_equal = all_equal && !wrong;
     }
 
@@ -147,8 +155,8 @@ template <class F> struct Case {
             std::vector<float> got = host_copy(out, out_size(R));
             for (int s = 0; s < shape.n_slabs && equal; s++)
                 for (int r = 0; r < R && equal; r++)
-                    equal = !memcmp(&got[((size_t)s * R + r) * shape.rows], &expected[((size_t)s * 8 + r) * shape.rows],
-                                    (size_t)shape.rows * 4);
+                    equal = !memcmp(&got[((size_t)s * R + r) * shape.rows],
+                                    &expected[((size_t)s * 8 + r) * shape.rows], (size_t)shape.rows * 4);
             if (!equal) {
                 size_t n = 0, first = 0;
                 for (size_t i = got.size(); i-- > 0;) {
@@ -156,19 +164,23 @@ template <class F> struct Case {
                     if (memcmp(&got[i], &expected[(s * 8 + r) * shape.rows + o], 4))
                         n++, first = i;
                 }
-                printf("DIFFERENT: %s %s %s rows %d %s: %zu of %zu, first %zu: %g\n", format, shape.name, name, R, config, n,
-                       got.size(), first, got[first]);
+                printf("DIFFERENT: %s %s %s rows %d %s: %zu of %zu, first %zu: %g\n", format, shape.name,
+                       name, R, config, n, got.size(), first, got[first]);
             }
             all_equal = all_equal && equal;
         }
-        int n = std::max(copies, (int)std::min<size_t>(24, ((size_t)2 << 30) / bytes)); // enough work for the clock
-        float us = graph_us(stream, 5, [&](cudaStream_t s) {
-                       for (int i = 0; i < n; i++)
-                           run(weights + bytes * (i % copies), s);
-                   }) / n;
+        int n = std::max(copies,
+                         (int)std::min<size_t>(24, ((size_t)2 << 30) / bytes)); // enough work for the clock
+        float us = graph_us(stream, 5,
+                            [&](cudaStream_t s) {
+                                for (int i = 0; i < n; i++)
+                                    run(weights + bytes * (i % copies), s);
+                            }) /
+                   n;
         double share = 100.0 * bytes / us / 1e3 / ceiling;
-        fprintf(tsv, "%s\t%s\t%s\t%d\t%s\t%.2f\t%.0f\t%.1f\t%s\n", format, shape.name, name, R, config, us, bytes / us / 1e3,
-                share, equal ? "equal" : "DIFFERENT");
+        fprintf(tsv, "%s\t%s\t%s\t%d\t%s\t%.2f\t%.0f\t%.1f\t%s\n", format, shape.name, name, R, config, us,
+                bytes / us / 1e3, share, equal ? "equal" : "DIFFERENT");
+        fflush(tsv);
         if (equal)
             best[kind] = std::max(best[kind], share);
     }
@@ -186,9 +198,11 @@ template <class F> struct Case {
                     [&](const uint8_t *w, cudaStream_t s) {
                         m.w = w;
                         if (is_frag)
-                            launch(direct_kernel<F, true, R>, (units + teams - 1) / teams, 256, shared, s, false, m);
+                            launch(direct_kernel<F, true, R>, (units + teams - 1) / teams, 256, shared, s,
+                                   false, m);
                         else
-                            launch(direct_kernel<F, false, R>, (units + teams - 1) / teams, 256, shared, s, false, m);
+                            launch(direct_kernel<F, false, R>, (units + teams - 1) / teams, 256, shared, s,
+                                   false, m);
                     });
         }
     }
@@ -216,15 +230,16 @@ template <class F> struct Case {
         if (c.split > max_split(8))
             return;
         Mat m = mat(nullptr, R, which == 0 || F::BITS == 6 ? 0 : 1, c.split);
-        int staging = c.split == 1 || which == 2 ? 0 : 2 * (c.warps / c.split) * m.slab_blocks * Stage<F, R>::WORDS * 4;
+        int staging =
+            c.split == 1 || which == 2 ? 0 : 2 * (c.warps / c.split) * m.slab_blocks * Stage<F, R>::WORDS * 4;
         size_t room = shared_limit / ((size_t)c.ctas * (c.pdl ? 2 : 1)) - 1024 - 2048;
         if ((size_t)staging + c.warps * F::BLOCK * 2 > room)
             return;
         int stages = std::min((int)((room - staging) / ((size_t)c.warps * F::BLOCK)), 2048 / 8 / c.warps);
         size_t shared = 2048 + staging + (size_t)stages * c.warps * F::BLOCK;
         char config[96];
-        snprintf(config, sizeof config, "%d CTA/SM x %d warps x %d stages, split %d%s", c.ctas, c.warps, stages, c.split,
-                 c.pdl ? ", pdl" : "");
+        snprintf(config, sizeof config, "%d CTA/SM x %d warps x %d stages, split %d%s", c.ctas, c.warps,
+                 stages, c.split, c.pdl ? ", pdl" : "");
         static const char *names[] = {"ring frag", "ring as-is", "ring read"};
         measure(
             kind, names[which], R, config, which == 0 ? frag : as_is,
@@ -252,11 +267,12 @@ template <class F> struct Case {
         size_t room = shared_limit / (c.threads == 384 && c.pdl ? 2 : 1) - 1024;
         if (room < fixed + c.consumers * F::BLOCK * 2)
             return;
-        int stages = std::min((int)((room - fixed) / ((size_t)c.consumers * F::BLOCK)), (512 - (2 << c.shift)) / c.consumers);
+        int stages = std::min((int)((room - fixed) / ((size_t)c.consumers * F::BLOCK)),
+                              (512 - (1 << c.shift)) / c.consumers);
         size_t shared = fixed + (size_t)stages * c.consumers * F::BLOCK;
         char config[96];
-        snprintf(config, sizeof config, "%d+%d warps x %d stages, %d slots%s", c.consumers, c.threads / 32 - c.consumers,
-                 stages, 1 << c.shift, c.pdl ? ", pdl" : "");
+        snprintf(config, sizeof config, "%d+%d warps x %d stages, %d slots%s", c.consumers,
+                 c.threads / 32 - c.consumers, stages, 1 << c.shift, c.pdl ? ", pdl" : "");
         auto kernel = c.threads == 384 ? stream_kernel<F, FRAG_, R, 384> : stream_kernel<F, FRAG_, R, 512>;
         measure(kind, FRAG_ ? "stream frag" : "stream as-is", R, config, FRAG_ ? frag : as_is,
                 [&](const uint8_t *w, cudaStream_t s) {
@@ -270,16 +286,17 @@ template <class F> struct Case {
         dp4a<1>(0);
         direct<1>(1, false);
         direct<1>(2, true);
-        static const RingConfig all[] = {{8, 1, 1, false}, {8, 1, 1, true},  {8, 1, 2, true},  {8, 1, 4, true},
-                                         {8, 1, 8, true},  {8, 2, 1, false}, {8, 2, 1, true},  {8, 2, 2, true},
-                                         {16, 1, 1, true}, {16, 1, 2, true}, {16, 1, 4, true}, {16, 1, 8, true},
-                                         {4, 2, 1, true},  {4, 2, 2, true},  {4, 2, 4, true}};
+        static const RingConfig all[] = {
+            {8, 1, 1, false}, {8, 1, 1, true},  {8, 1, 2, true}, {8, 1, 4, true},  {8, 1, 8, true},
+            {8, 2, 1, false}, {8, 2, 1, true},  {8, 2, 2, true}, {16, 1, 1, true}, {16, 1, 2, true},
+            {16, 1, 4, true}, {16, 1, 8, true}, {4, 2, 1, true}, {4, 2, 2, true},  {4, 2, 4, true}};
         for (auto &c : all) {
             ring<1>(3, 1, c);
             ring<1>(4, 0, c);
             ring<1>(5, 2, c);
         }
-        static const RingConfig few[] = {{8, 1, 1, true}, {8, 1, 2, true}, {8, 2, 1, true}, {16, 1, 1, true}, {16, 1, 2, true}};
+        static const RingConfig few[] = {
+            {8, 1, 1, true}, {8, 1, 2, true}, {8, 2, 1, true}, {16, 1, 1, true}, {16, 1, 2, true}};
         for (auto &c : few) {
             ring<2>(6, 0, c);
             ring<4>(7, 0, c);
@@ -317,19 +334,22 @@ template <class F> static void run_format(const char *name)
 int main(int argc, char **argv)
 {
     tsv = fopen(argc > 1 ? argv[1] : "/dev/null", "w");
+    setvbuf(stdout, NULL, _IOLBF, 0); // a run that is stopped keeps what it found
     cudaDeviceProp p;
     int driver;
     CHECK(cudaGetDeviceProperties(&p, 0));
     CHECK(cudaDriverGetVersion(&driver));
     CHECK(cudaStreamCreate(&stream));
     sms = p.multiProcessorCount, shared_limit = p.sharedMemPerMultiprocessor;
-    printf("%s, %d SMs, L2 %.0f MB, %zu KB shared per SM, driver API %d\n", p.name, sms, p.l2CacheSize / 1048576.0,
-           shared_limit >> 10, driver);
+    printf("%s, %d SMs, L2 %.0f MB, %zu KB shared per SM, driver API %d\n", p.name, sms,
+           p.l2CacheSize / 1048576.0, shared_limit >> 10, driver);
     ceiling = read_bandwidth();
     printf("percent of %.0f GB/s; best configuration of each; launch gaps included\n", ceiling);
-    printf("                     |       1 row: pack.h layout   frag               | frag ring, rows       8 rows          "
+    printf("                     |       1 row: pack.h layout   frag               | frag ring, rows       8 "
+           "rows          "
            "        | stream, rows 1          2     4     8\n");
-    printf("                     |  dp4a  mma  |frag | ring:as-is frag read |    2     4     8 | as-is dp4a direct frag "
+    printf("                     |  dp4a  mma  |frag | ring:as-is frag read |    2     4     8 | as-is dp4a "
+           "direct frag "
            "|  frag as-is  frag\n");
 #if FORMAT == 0 || FORMAT < 0
     run_format<Mlx4>("mlx4");

@@ -1,5 +1,5 @@
-// host.cuh - what the labs' host sides share: random activations quantised by ref.c and laid out for the kernels,
-// oracle calls on packed bytes fetched from the device, threads, graph timing.
+// host.cuh - what the labs' host sides share: random activations quantised by ref.c and laid out for the
+// kernels, oracle calls on packed bytes fetched from the device, threads, graph timing.
 #pragma once
 #include "lab.cuh"
 #include <algorithm>
@@ -82,10 +82,14 @@ struct HostQact {
 template <class F> pack_format format_of()
 {
     pack_format f = {};
-    f.kind = PACK_Q, f.bits = F::BITS, f.group = F::GROUP, f.width = F::WIDTH, f.has_min = F::MIN, f.zero = F::ZERO;
+    f.kind = PACK_Q, f.bits = F::BITS, f.group = F::GROUP, f.width = F::WIDTH, f.has_min = F::MIN,
+    f.zero = F::ZERO;
     return f;
 }
-inline int level_of(int group) { return group == 16 ? 0 : group == 32 ? 1 : group == 64 ? 2 : 3; }
+inline int level_of(int group)
+{
+    return group == 16 ? 0 : group == 32 ? 1 : group == 64 ? 2 : 3;
+}
 
 // ref.c on one panel whose packed bytes (pack.h's layout) are on the host. out: (slabs, rows, 16).
 template <class F> void ref_panel(const uint8_t *panel, const kcut &cut, const qact &x, int rows, float *out)
@@ -98,7 +102,8 @@ template <class F> void ref_panel(const uint8_t *panel, const kcut &cut, const q
         printf("ref_panel: layout differs from pack.h\n"), exit(1);
     p.data = const_cast<uint8_t *>(panel);
     for (int s = 0; s < cut.n_slabs; s++)
-        kernels_ref.gemm_q(&p, 0, cut.slab_block[s], cut.slab_block[s + 1], &x, 0, rows, out + (size_t)s * rows * 16, 16);
+        kernels_ref.gemm_q(&p, 0, cut.slab_block[s], cut.slab_block[s + 1], &x, 0, rows,
+                           out + (size_t)s * rows * 16, 16);
 }
 
 // Activations in lane order (lab.cuh).
@@ -163,13 +168,15 @@ inline float graph_us(cudaStream_t stream, int reps, const std::function<void(cu
 
 // A launch that may overlap its predecessor's end (programmatic dependent launch).
 template <class... P, class... A>
-void launch(void (*kernel)(P...), int grid, int block, size_t shared, cudaStream_t stream, bool pdl, A... args)
+void launch(void (*kernel)(P...), int grid, int block, size_t shared, cudaStream_t stream, bool pdl,
+            A... args)
 {
     cudaLaunchConfig_t c = {};
     cudaLaunchAttribute at;
     at.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     at.val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = dim3((unsigned)grid), c.blockDim = dim3((unsigned)block), c.dynamicSmemBytes = shared, c.stream = stream;
+    c.gridDim = dim3((unsigned)grid), c.blockDim = dim3((unsigned)block), c.dynamicSmemBytes = shared,
+    c.stream = stream;
     c.attrs = &at, c.numAttrs = pdl ? 1 : 0;
     if (shared > 48 * 1024)
         CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));

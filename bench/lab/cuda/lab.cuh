@@ -1,9 +1,9 @@
 // lab.cuh - what the GPU labs share: the formats as compile-time traits, PTX wrappers, and the block product:
 // the two exact integers (t, u) of ARCHITECTURE.md "One answer" for 16 outputs x up to 8 rows by one warp.
 //
-// A warp multiplies a panel of 16 outputs with mma.sync m16n8k32 (u8 codes x s8 activations, s32 sums): the 16
-// outputs are the 16 rows of A, up to 8 activation rows are the columns of B (fewer are repeated: column n is
-// row n mod R), and inside a group the order of inputs is free, because the sum is an exact integer. Lane
+// A warp multiplies a panel of 16 outputs with mma.sync m16n8k32 (u8 codes x s8 activations, s32 sums): the
+// 16 outputs are the 16 rows of A, up to 8 activation rows are the columns of B (fewer are repeated: column n
+// is row n mod R), and inside a group the order of inputs is free, because the sum is an exact integer. Lane
 // (g = lane / 4, t = lane % 4) holds outputs 2g, 2g + 1 and, of each 64 inputs, 16: four sets of four.
 //
 // Two layouts of a (panel, block of 256), equal in size:
@@ -12,10 +12,10 @@
 //          {sc of output 2g over groups, sc of 2g + 1, (mn, mn)}; codes in pieces of 512 bytes, 16 per lane.
 //          Sets of a 64-chunk c are inputs 64c + 16i + 4t .. + 3, i = 0..3:
 //            4 bits  piece c: words {sets 0|1 of a, of b, sets 2|3 of a, of b} (low nibbles | high nibbles)
-//            6 bits  low nibbles as 4 bits; then 2 pieces: lane's {c even: a, b, c odd: a, b}, bit pair i = set i
-//            8 bits  pieces 2c, 2c + 1: {set 2h of a, of b, set 2h + 1 of a, of b}
-// Activations, 16 bytes per (64-chunk, row, t): the four sets. as-is 4 and 8 bits want other sets: 64c + 32j +
-// 8t + 4h, set 2j + h ("ord8").
+//            6 bits  low nibbles as 4 bits; then 2 pieces: lane's {c even: a, b, c odd: a, b}, bit pair i =
+//            set i 8 bits  pieces 2c, 2c + 1: {set 2h of a, of b, set 2h + 1 of a, of b}
+// Activations, 16 bytes per (64-chunk, row, t): the four sets. as-is 4 and 8 bits want other sets: 64c + 32j
+// + 8t + 4h, set 2j + h ("ord8").
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -40,8 +40,8 @@ template <int BITS_, int GROUP_, int WIDTH_, bool MIN_, int ZERO_> struct Fmt {
     static constexpr int BITS = BITS_, GROUP = GROUP_, WIDTH = WIDTH_, ZERO = ZERO_, G = 256 / GROUP_;
     static constexpr bool MIN = MIN_;
     static constexpr int PLANES = MIN ? 2 : 1;
-    static constexpr int SC = 64 * PLANES;              // as-is: offset of sc
-    static constexpr int MN = SC + G * 16 * WIDTH;      // as-is: offset of mn
+    static constexpr int SC = 64 * PLANES;         // as-is: offset of sc
+    static constexpr int MN = SC + G * 16 * WIDTH; // as-is: offset of mn
     static constexpr int HEADER = (PLANES * (64 + G * 16 * WIDTH) + 63) / 64 * 64;
     static constexpr int BLOCK = HEADER + 512 * BITS;
     static constexpr int LANE_INTS = 2 * PLANES * G * WIDTH; // frag: bytes of sc and mn of an output pair
@@ -55,15 +55,15 @@ using Q80 = Fmt<8, 32, 2, false, 128>;
 
 // One matrix (of one rank) and what it is multiplied with, for kernels.
 struct Mat {
-    const uint8_t *w;     // panels x slabs x blocks of a slab
-    const uint8_t *x;     // activations, lane order (see above); natural order for dp4a
-    const int *sum;       // (blocks, groups, R) sums of activations x FACTOR
-    const float *scale;   // (blocks, R)
-    float *out;           // (slabs, R, rows)
+    const uint8_t *w;   // panels x slabs x blocks of a slab
+    const uint8_t *x;   // activations, lane order (see above); natural order for dp4a
+    const int *sum;     // (blocks, groups, R) sums of activations x FACTOR
+    const float *scale; // (blocks, R)
+    float *out;         // (slabs, R, rows)
     int n_panels, n_slabs, slab_blocks;
-    int split;            // ring: warps that share a unit = (panel, slab)
-    int x_blocks;         // stream: blocks of x; a unit longer than that starts again (gate and up panels)
-    unsigned *ticket;     // epilogues of layer_lab only
+    int split;        // ring: warps that share a unit = (panel, slab)
+    int x_blocks;     // stream: blocks of x; a unit longer than that starts again (gate and up panels)
+    unsigned *ticket; // epilogues of layer_lab only
     float *h;
     uint8_t *next_x;
     int *next_sum;
@@ -71,10 +71,13 @@ struct Mat {
 };
 
 // ---- PTX ----
-__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
 
-__device__ __forceinline__ void mma32(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                      uint32_t b1)
+__device__ __forceinline__ void mma32(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                      uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%0,%1,%2,%3};"
@@ -84,16 +87,29 @@ __device__ __forceinline__ void mma32(int (&c)[4], uint32_t a0, uint32_t a1, uin
 
 __device__ __forceinline__ void mma16(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a0), "r"(a1), "r"(b0));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0));
 }
 
-__device__ __forceinline__ void bar_arrive(uint32_t bar)
+// A word in shared memory that one warp sets and others wait for.
+__device__ __forceinline__ void mark_set(uint32_t mark, uint32_t value)
 {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(mark), "r"(value) : "memory");
 }
-__device__ __forceinline__ void bar_init(uint32_t bar) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar)); }
+__device__ __forceinline__ void mark_wait(uint32_t mark, uint32_t value)
+{
+    uint32_t seen;
+    do {
+        asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(seen) : "r"(mark) : "memory");
+    } while (seen != value);
+    __syncwarp();
+}
+__device__ __forceinline__ void bar_init(uint32_t bar)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar));
+}
 __device__ __forceinline__ void bar_init_done()
 {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -120,15 +136,23 @@ __device__ __forceinline__ uint64_t evict_first()
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
-__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar, uint64_t policy)
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar,
+                                          uint64_t policy)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
-                 "[%3], %4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar), "l"(policy)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+        "[%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(bar), "l"(policy)
+        : "memory");
 }
-__device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void pdl_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void pdl_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ void pdl_release()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 
 __device__ __forceinline__ uint4 stream16(const void *p)
 {
@@ -156,7 +180,8 @@ template <bool GLOBAL> __device__ __forceinline__ uint2 load8(const uint8_t *p)
 }
 
 // ---- the block product ----
-template <int R> constexpr int N_SUMS = R == 1 ? 2 : 4; // per lane: {a} {b} or {a col 2t, a 2t+1, b 2t, b 2t+1}
+template <int R>
+constexpr int N_SUMS = R == 1 ? 2 : 4; // per lane: {a} {b} or {a col 2t, a 2t+1, b 2t, b 2t+1}
 
 // Codes of 64-chunk c as bytes: a[set][output of the pair].
 template <class F, bool FRAG, bool GLOBAL>
@@ -222,7 +247,8 @@ template <class F, bool FRAG, bool GLOBAL> struct GroupInts {
     }
     __device__ __forceinline__ int at(int i) const
     {
-        return F::WIDTH == 1 ? (int)(int8_t)(words[i >> 2] >> 8 * (i & 3)) : (int)(int16_t)(words[i >> 1] >> 16 * (i & 1));
+        return F::WIDTH == 1 ? (int)(int8_t)(words[i >> 2] >> 8 * (i & 3))
+                             : (int)(int16_t)(words[i >> 1] >> 16 * (i & 1));
     }
     __device__ __forceinline__ void pair(int plane, int group, int &a, int &b) const
     {
@@ -277,7 +303,7 @@ __device__ __forceinline__ void block_ints(const uint8_t *blk, const uint4 (&x)[
     for (int i = 0; i < N; i++)
         t[i] = u[i] = 0;
 
-    auto finish = [&](int group, const int (&c)[4], int s0, int s1) {
+    auto finish = [&](int group, const int(&c)[4], int s0, int s1) {
         int a, b;
         ints.pair(0, group, a, b);
         t[0] += a * c[0];
@@ -331,7 +357,8 @@ __device__ __forceinline__ void block_ints(const uint8_t *blk, const uint4 (&x)[
                     d[0] = d[2] = s0, d[1] = d[3] = s1;
 #pragma unroll
                 for (int i = j; i < j + PER; i++)
-                    mma32(d, a[2 * i][0], a[2 * i][1], a[2 * i + 1][0], a[2 * i + 1][1], xs[2 * i], xs[2 * i + 1]);
+                    mma32(d, a[2 * i][0], a[2 * i][1], a[2 * i + 1][0], a[2 * i + 1][1], xs[2 * i],
+                          xs[2 * i + 1]);
                 finish(group, d, s0, s1);
             }
         }
@@ -349,8 +376,8 @@ template <class F> __device__ __forceinline__ float fold(float acc, float d1, fl
 
 // The lane's fold of one block in registers; scale already at the block.
 template <class F, int R>
-__device__ __forceinline__ void fold_lane(float (&acc)[N_SUMS<R>], float2 d1, float2 d2, const float *scale, int lane,
-                                          const int (&t)[N_SUMS<R>], const int (&u)[N_SUMS<R>])
+__device__ __forceinline__ void fold_lane(float (&acc)[N_SUMS<R>], float2 d1, float2 d2, const float *scale,
+                                          int lane, const int (&t)[N_SUMS<R>], const int (&u)[N_SUMS<R>])
 {
     if (R == 1) {
         float s = *scale;
@@ -379,12 +406,12 @@ __device__ __forceinline__ void lane_rows(int lane, const T (&v)[N_SUMS<R>], Fn 
     }
 }
 
-// Several warps share a unit: each leaves (t, u) of its blocks here, one folds them in order. Words per block:
-// d1[16], (d2[16]), t[R][16], (u[R][16]).
+// Several warps share a unit: each leaves (t, u) of its blocks here, one folds them in order. Words per
+// block: d1[16], (d2[16]), t[R][16], (u[R][16]).
 template <class F, int R> struct Stage {
     static constexpr int WORDS = 16 * F::PLANES * (1 + R);
-    static __device__ __forceinline__ void put(uint32_t *block, int lane, float2 d1, float2 d2, const int (&t)[N_SUMS<R>],
-                                               const int (&u)[N_SUMS<R>])
+    static __device__ __forceinline__ void put(uint32_t *block, int lane, float2 d1, float2 d2,
+                                               const int (&t)[N_SUMS<R>], const int (&u)[N_SUMS<R>])
     {
         int g = lane >> 2;
         if ((lane & 3) == 3) {
@@ -393,13 +420,16 @@ template <class F, int R> struct Stage {
                 *(float2 *)(block + 16 + 2 * g) = d2;
         }
         uint32_t *ints = block + 16 * F::PLANES;
-        lane_rows<R>(lane, t, [&](int r, int a, int b) { *(int2 *)(ints + 16 * r + 2 * g) = make_int2(a, b); });
+        lane_rows<R>(lane, t,
+                     [&](int r, int a, int b) { *(int2 *)(ints + 16 * r + 2 * g) = make_int2(a, b); });
         if (F::MIN)
-            lane_rows<R>(lane, u, [&](int r, int a, int b) { *(int2 *)(ints + 16 * (R + r) + 2 * g) = make_int2(a, b); });
+            lane_rows<R>(lane, u, [&](int r, int a, int b) {
+                *(int2 *)(ints + 16 * (R + r) + 2 * g) = make_int2(a, b);
+            });
     }
     // scale: at the unit's first block. out: (R, rows) at the panel's first output.
-    static __device__ __forceinline__ void fold_all(const uint32_t *unit, int n_blocks, const float *scale, int lane,
-                                                    float *out, int rows)
+    static __device__ __forceinline__ void fold_all(const uint32_t *unit, int n_blocks, const float *scale,
+                                                    int lane, float *out, int rows)
     {
         for (int i = lane; i < 16 * R; i += 32) {
             int o = i & 15, r = i >> 4;
@@ -409,7 +439,8 @@ template <class F, int R> struct Stage {
                 const uint32_t *p = unit + b * WORDS;
                 float d1 = __uint_as_float(p[o]), d2 = F::MIN ? __uint_as_float(p[16 + o]) : 0;
                 const int *ints = (const int *)p + 16 * F::PLANES;
-                acc = fold<F>(acc, d1, d2, scale[b * R + r], ints[16 * r + o], F::MIN ? ints[16 * (R + r) + o] : 0);
+                acc = fold<F>(acc, d1, d2, scale[b * R + r], ints[16 * r + o],
+                              F::MIN ? ints[16 * (R + r) + o] : 0);
             }
             out[(size_t)r * rows + o] = acc;
         }
@@ -421,9 +452,9 @@ __device__ __forceinline__ void named_barrier(int id, int threads)
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// ---- the ring: a warp's private stream of blocks, fetched ahead by bulk copies, across units and matrices ----
-// Which warp does which units of a matrix: teams of `split` warps; unit = cta + grid * team + ...; of a unit's
-// blocks, warp j of the team takes j, j + split, ...
+// ---- the ring: a warp's private stream of blocks, fetched ahead by bulk copies, across units and matrices
+// ---- Which warp does which units of a matrix: teams of `split` warps; unit = cta + grid * team + ...; of a
+// unit's blocks, warp j of the team takes j, j + split, ...
 struct Share {
     int team, teams, j, split;
     __device__ __forceinline__ Share(int split_) : split(split_)
@@ -486,8 +517,8 @@ template <class F> struct UnitOrder {
     }
 };
 
-// The order of a stream's warp: the CTA's panels (cta, cta + grid, ...) are one row of blocks, of which warp w takes
-// w, w + consumers, ...
+// The order of a stream's warp: the CTA's panels (cta, cta + grid, ...) are one row of blocks, of which warp
+// w takes w, w + consumers, ...
 template <class F> struct FlatOrder {
     const Mat *mats;
     const uint8_t *w;
@@ -529,9 +560,9 @@ template <class F> struct FlatOrder {
     }
 };
 
-// A stage is fetched anew only when every lane has *used* what it loaded from it: loads still in flight and the
-// copy engine are not ordered. pop() therefore refills the stage of the block before; pop_used() this one's, for
-// callers that have just stored results computed from all of it.
+// A stage is fetched anew only when every lane has *used* what it loaded from it: loads still in flight and
+// the copy engine are not ordered. pop() therefore refills the stage of the block before; pop_used() this
+// one's, for callers that have just stored results computed from all of it.
 template <class F, class Order> struct Ring {
     const uint8_t *base; // this warp's stages
     uint32_t buffer, bars, phase;
@@ -547,8 +578,8 @@ template <class F, class Order> struct Ring {
         bar_expect(bars + 8 * stage, F::BLOCK);
         bulk_load(buffer + stage * F::BLOCK, from, F::BLOCK, bars + 8 * stage, policy);
     }
-    __device__ __forceinline__ Ring(uint8_t *memory, uint64_t *barriers, int stages_, const Mat *mats, int n_ops,
-                                    int consumers)
+    __device__ __forceinline__ Ring(uint8_t *memory, uint64_t *barriers, int stages_, const Mat *mats,
+                                    int n_ops, int consumers)
         : stages(stages_), at(0), before(-1)
     {
         int warp = threadIdx.x >> 5;
@@ -595,10 +626,12 @@ template <class F, class Order> struct Ring {
     }
 };
 
-// All of one matrix's units that fall to this warp, from the ring. done(panel, slab, acc) once per unit for split
-// 1 (every lane holds acc); otherwise the folding warp writes m.out itself. staging: 2 x unit words per team.
+// All of one matrix's units that fall to this warp, from the ring. done(panel, slab, acc) once per unit for
+// split 1 (every lane holds acc); otherwise the folding warp writes m.out itself. staging: 2 x unit words per
+// team.
 template <class F, bool FRAG, int R, class Done>
-__device__ __forceinline__ void ring_product(const Mat &m, Ring<F, UnitOrder<F>> &ring, uint32_t *staging, Done done)
+__device__ __forceinline__ void ring_product(const Mat &m, Ring<F, UnitOrder<F>> &ring, uint32_t *staging,
+                                             Done done)
 {
     int lane = threadIdx.x & 31, units = m.n_panels * m.n_slabs, rows = m.n_panels * 16;
     Share s(m.split);
@@ -640,31 +673,38 @@ __device__ __forceinline__ void ring_product(const Mat &m, Ring<F, UnitOrder<F>>
 }
 
 // ---- the stream: all consumer warps of a CTA work on one panel, other warps fold ----
-// Consumer warps take blocks in turn and leave (t, u) and factors in slots; a panel's blocks are folded in order by
-// one of the folding warps, which also owns the epilogue, so that the slabs of a panel never leave the SM. Full and
-// empty barriers per slot; block number seq of the CTA (over all matrices) uses slot seq mod n_slots.
+// Consumer warps take blocks in turn and leave (t, u) and factors in slots; a panel's blocks are folded in
+// order by one of the folding warps, which also owns the epilogue, so that the slabs of a panel never leave
+// the SM. Block number seq of the CTA (over all matrices) uses slot seq mod n_slots; filled[slot] and
+// emptied[slot] hold the seq + 1 of who did so last. (Not mbarriers: several warps wait for one slot at
+// different laps, and the parity of a phase cannot tell a lap from the one after the next.)
 template <class F, bool FRAG, int R> struct Stream {
     static constexpr int WORDS = Stage<F, R>::WORDS;
     static constexpr int CHAINS = R <= 2 ? 1 : R / 2; // per folding lane
     Ring<F, FlatOrder<F>> ring;
     uint32_t *slots;
-    uint32_t full, empty, base;
+    uint32_t filled, emptied, base;
     int shift, consumers, folders, unit_base;
 
-    // barriers: ring's (consumers x stages), then 2 << shift. Ends with a CTA barrier.
-    __device__ __forceinline__ Stream(uint8_t *ring_memory, uint32_t *slots_, uint64_t *barriers, int stages, int shift_,
-                                      int consumers_, const Mat *mats, int n_ops)
+    // barriers: ring's (consumers x stages), then 1 << shift words for the two marks. Ends with a CTA
+    // barrier.
+    __device__ __forceinline__ Stream(uint8_t *ring_memory, uint32_t *slots_, uint64_t *barriers, int stages,
+                                      int shift_, int consumers_, const Mat *mats, int n_ops)
         : ring(ring_memory, barriers, stages, mats, n_ops, consumers_), slots(slots_), base(0), shift(shift_),
           consumers(consumers_), unit_base(0)
     {
         folders = (blockDim.x >> 5) - consumers;
-        full = shared_address(barriers + consumers * stages);
-        empty = full + (8 << shift);
+        uint32_t *marks = (uint32_t *)(barriers + consumers * stages);
+        filled = shared_address(marks);
+        emptied = filled + (4 << shift);
         if (threadIdx.x < (2 << shift))
-            bar_init(full + 8 * threadIdx.x);
+            marks[threadIdx.x] = 0;
         __syncthreads();
     }
-    static __device__ __forceinline__ int x_block(const Mat &m, int b) { return b >= m.x_blocks ? b - m.x_blocks : b; }
+    static __device__ __forceinline__ int x_block(const Mat &m, int b)
+    {
+        return b >= m.x_blocks ? b - m.x_blocks : b;
+    }
 
     __device__ __forceinline__ void consume(const Mat &m, int n_blocks, int total)
     {
@@ -683,21 +723,23 @@ template <class F, bool FRAG, int R> struct Stream {
             bx = x_block(m, b);
             load_x<R>(m.x + (size_t)bx * 256 * R, lane, next);
 
-            uint32_t seq = base + pos, slot = seq & ((1u << shift) - 1), use = seq >> shift;
+            uint32_t seq = base + pos, slot = seq & ((1u << shift) - 1);
             int t[N_SUMS<R>], u[N_SUMS<R>];
             float2 d1, d2;
             const uint8_t *blk = ring.front();
             block_factors<F, FRAG, false>(blk, lane, d1, d2);
             block_ints<F, FRAG, R, false>(blk, x, sum, lane, t, u);
-            if (use > 0)
-                bar_wait(empty + 8 * slot, (use - 1) & 1);
+            if (seq >> shift)
+                mark_wait(emptied + 4 * slot, seq + 1 - (1u << shift));
             Stage<F, R>::put(slots + slot * WORDS, lane, d1, d2, t, u);
-            ring.pop_used(); // its __syncwarp comes before the arrival, too
+            __syncwarp();
             if (lane == 0)
-                bar_arrive(full + 8 * slot);
+                mark_set(filled + 4 * slot, seq + 1);
+            ring.pop_used();
         }
     }
-    template <class Epilogue> __device__ __forceinline__ void fold_units(const Mat &m, int n_units, Epilogue &epilogue)
+    template <class Epilogue>
+    __device__ __forceinline__ void fold_units(const Mat &m, int n_units, Epilogue &epilogue)
     {
         int lane = threadIdx.x & 31, folder = (threadIdx.x >> 5) - consumers, o = lane & 15;
         uint32_t seq = base;
@@ -719,18 +761,19 @@ template <class F, bool FRAG, int R> struct Stream {
                     for (int c = 0; c < CHAINS; c++)
                         sx[c] = scale[R == 1 ? 0 : (lane >> 4) + 2 * c];
                     uint32_t slot = seq & ((1u << shift) - 1);
-                    bar_wait(full + 8 * slot, seq >> shift & 1);
+                    mark_wait(filled + 4 * slot, seq + 1);
                     const uint32_t *p = slots + slot * WORDS;
                     float d1 = __uint_as_float(p[o]), d2 = F::MIN ? __uint_as_float(p[16 + o]) : 0;
                     const int *ints = (const int *)p + 16 * F::PLANES;
 #pragma unroll
                     for (int c = 0; c < CHAINS; c++) {
                         int r = R == 1 ? 0 : (lane >> 4) + 2 * c;
-                        acc[c] = fold<F>(acc[c], d1, d2, sx[c], ints[16 * r + o], F::MIN ? ints[16 * (R + r) + o] : 0);
+                        acc[c] = fold<F>(acc[c], d1, d2, sx[c], ints[16 * r + o],
+                                         F::MIN ? ints[16 * (R + r) + o] : 0);
                     }
                     __syncwarp();
                     if (lane == 0)
-                        bar_arrive(empty + 8 * slot);
+                        mark_set(emptied + 4 * slot, seq + 1);
                 }
 #pragma unroll
                 for (int c = 0; c < CHAINS; c++)
@@ -739,8 +782,8 @@ template <class F, bool FRAG, int R> struct Stream {
             epilogue.unit(panel);
         }
     }
-    // One matrix, by all warps of the CTA. epilogue.segment(panel, slab, row, value): every lane, output lane % 16 (R
-    // = 1: both halves of the warp hold the same); epilogue.unit(panel) after the last slab.
+    // One matrix, by all warps of the CTA. epilogue.segment(panel, slab, row, value): every lane, output lane
+    // % 16 (R = 1: both halves of the warp hold the same); epilogue.unit(panel) after the last slab.
     template <class Epilogue> __device__ __forceinline__ void product(const Mat &m, Epilogue &epilogue)
     {
         int n_blocks = m.n_slabs * m.slab_blocks, left = m.n_panels - (int)blockIdx.x;
@@ -760,7 +803,8 @@ __device__ __forceinline__ void store_unit(const Mat &m, int panel, int slab, co
 {
     int lane = threadIdx.x & 31, rows = m.n_panels * 16;
     float *out = m.out + (size_t)slab * R * rows + panel * 16 + 2 * (lane >> 2);
-    lane_rows<R>(lane, acc, [&](int r, float a, float b) { *(float2 *)(out + (size_t)r * rows) = make_float2(a, b); });
+    lane_rows<R>(lane, acc,
+                 [&](int r, float a, float b) { *(float2 *)(out + (size_t)r * rows) = make_float2(a, b); });
 }
 
 // ---- data: random packed bytes in pack.h's layout, and the way from there to frag ----
@@ -771,7 +815,8 @@ __device__ __forceinline__ uint32_t mix(uint64_t i)
     return (uint32_t)(i >> 32);
 }
 
-// Word `word` of a block of a matrix: factors in [2e-5, 4e-5), integers within +-127 (or +-500), codes random.
+// Word `word` of a block of a matrix: factors in [2e-5, 4e-5), integers within +-127 (or +-500), codes
+// random.
 template <class F> __device__ __forceinline__ uint32_t random_word(int word, uint64_t key)
 {
     uint32_t r = mix(key);
@@ -806,7 +851,8 @@ template <class F> __device__ __forceinline__ uint32_t code_at(const uint8_t *co
         return codes[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
     const uint8_t *quad = codes + step / 4 * 192;
     int j = step % 4;
-    return (uint32_t)(quad[j / 2 * 64 + byte] >> (4 * (j % 2)) & 15) | (uint32_t)(quad[128 + byte] >> (2 * j) & 3) << 4;
+    return (uint32_t)(quad[j / 2 * 64 + byte] >> (4 * (j % 2)) & 15) |
+           (uint32_t)(quad[128 + byte] >> (2 * j) & 3) << 4;
 }
 
 template <class F> __device__ uint32_t set_word(const uint8_t *codes, int o, int c, int set, int t)
@@ -821,7 +867,8 @@ template <class F> __device__ uint32_t set_word(const uint8_t *codes, int o, int
 template <class F> __global__ void to_frag(const uint8_t *from, uint8_t *to, size_t n_blocks)
 {
     int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    size_t warp = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) >> 5, warps = (size_t)gridDim.x * blockDim.x >> 5;
+    size_t warp = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) >> 5,
+           warps = (size_t)gridDim.x * blockDim.x >> 5;
     for (size_t block = warp; block < n_blocks; block += warps) {
         const uint8_t *src = from + block * F::BLOCK, *codes = src + F::HEADER;
         uint8_t *dst = to + block * F::BLOCK;
@@ -829,7 +876,8 @@ template <class F> __global__ void to_frag(const uint8_t *from, uint8_t *to, siz
         if (t == 0) {
             for (int plane = 0; plane < F::PLANES; plane++)
                 for (int i = 0; i < 2; i++) {
-                    ((uint32_t *)dst)[(g * F::PLANES + plane) * 2 + i] = ((const uint32_t *)src)[16 * plane + 2 * g + i];
+                    ((uint32_t *)dst)[(g * F::PLANES + plane) * 2 + i] =
+                        ((const uint32_t *)src)[16 * plane + 2 * g + i];
                     for (int group = 0; group < F::G; group++)
                         for (int w = 0; w < F::WIDTH; w++)
                             dst[F::SC + g * F::LANE_INTS + ((2 * plane + i) * F::G + group) * F::WIDTH + w] =
@@ -851,7 +899,8 @@ template <class F> __global__ void to_frag(const uint8_t *from, uint8_t *to, siz
                         (s[2 * j] & 0x0f0f0f0f) | (s[2 * j + 1] & 0x0f0f0f0f) << 4;
                 if (F::BITS == 6)
                     out[512 + (c / 2) * 128 + lane * 4 + (c % 2) * 2 + o] =
-                        (s[0] & 0x30303030) >> 4 | (s[1] & 0x30303030) >> 2 | (s[2] & 0x30303030) | (s[3] & 0x30303030) << 2;
+                        (s[0] & 0x30303030) >> 4 | (s[1] & 0x30303030) >> 2 | (s[2] & 0x30303030) |
+                        (s[3] & 0x30303030) << 2;
             }
     }
 }

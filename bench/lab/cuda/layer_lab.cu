@@ -1,18 +1,24 @@
-// layer_lab.cu - one decode row through whole layers: a CUDA graph of kernels against one persistent kernel with
-// grid barriers, microseconds per layer. Same arithmetic as ref.c, compared after two layers.
+// layer_lab.cu - one decode row through whole layers: a CUDA graph of kernels against one persistent kernel
+// with grid barriers, microseconds per layer. Same arithmetic as ref.c, compared after two layers.
 //
-// A layer here: norm + quantise -> qkv -> (attention's place is taken by quantising its q part) -> o, 8 slabs, tree,
-// residual -> norm + quantise -> gate/up -> silu, quantise -> down, tree, residual. Real shapes, 4 bits group 64.
+// A layer here: norm + quantise -> qkv -> (attention's place is taken by quantising its q part) -> o, 8
+// slabs, tree, residual -> norm + quantise -> gate/up -> silu, quantise -> down, tree, residual. Real shapes,
+// 4 bits group 64.
 //
-// The products are lab.cuh's stream: a CTA owns whole panels, so that the tree over slabs and the residual are added by
-// the warp that folded them, and silu by the one that folded a gate panel and the up panel stored after it. Only the
-// quantisation of silu's 256-blocks needs values of 16 CTAs: whoever delivers the last (a ticket counts) does it.
+// The products are lab.cuh's stream: a CTA owns whole panels, so that the tree over slabs and the residual
+// are added by the warp that folded them, and silu by the one that folded a gate panel and the up panel
+// stored after it. Only the quantisation of silu's 256-blocks needs values of 16 CTAs: whoever delivers the
+// last (a ticket counts) does it.
 #include "host.cuh"
 
 using F = Mlx4;
 
 enum { EPI_STORE, EPI_TREE, EPI_SILU };
-enum { SKIP_NORM = 1, SKIP_BARRIER = 2, SKIP_PRODUCT = 4 }; // to see what a part costs; results are then wrong
+enum {
+    SKIP_NORM = 1,
+    SKIP_BARRIER = 2,
+    SKIP_PRODUCT = 4
+}; // to see what a part costs; results are then wrong
 
 struct Quantised { // one row, in lane order
     uint8_t *x;
@@ -85,7 +91,8 @@ __device__ __forceinline__ void load8_cg(const float *p, float (&v)[8])
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
-// 1 / rms of hs (n, shared) by the whole CTA. LANES 16 is the contract; 256 shows what a wider one would cost.
+// 1 / rms of hs (n, shared) by the whole CTA. LANES 16 is the contract; 256 shows what a wider one would
+// cost.
 template <int LANES> __device__ float norm_factor(const float *hs, int n, float *scratch)
 {
     if (LANES == 16) {
@@ -117,7 +124,8 @@ template <int LANES> __device__ float norm_factor(const float *hs, int n, float 
     return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, 1e-5f)));
 }
 
-__device__ __forceinline__ void norm_block(const float *hs, const float *w, float r, const Quantised &to, int b)
+__device__ __forceinline__ void norm_block(const float *hs, const float *w, float r, const Quantised &to,
+                                           int b)
 {
     int lane = threadIdx.x & 31;
     float v[8], k[8];
@@ -238,8 +246,8 @@ __global__ void __launch_bounds__(THREADS, THREADS == 384 ? 2 : 1)
     extern __shared__ __align__(128) uint8_t shared[];
     pdl_release();
     uint32_t *slots = (uint32_t *)(shared + 4096);
-    Stream<F, true, 1> stream((uint8_t *)(slots + (Stage<F, 1>::WORDS << SHIFT)), slots, (uint64_t *)shared, stages, SHIFT,
-                              consumers, &m, 1);
+    Stream<F, true, 1> stream((uint8_t *)(slots + (Stage<F, 1>::WORDS << SHIFT)), slots, (uint64_t *)shared,
+                              stages, SHIFT, consumers, &m, 1);
     pdl_wait();
     LayerEpilogue epilogue(m, kind);
     stream.product(m, epilogue);
@@ -275,7 +283,8 @@ __global__ void barrier_kernel(unsigned *counter, int n)
         grid_barrier(counter, target);
 }
 
-template <int LANES, int THREADS> __global__ void __launch_bounds__(THREADS, 1) layers_kernel(const __grid_constant__ Layers a)
+template <int LANES, int THREADS>
+__global__ void __launch_bounds__(THREADS, 1) layers_kernel(const __grid_constant__ Layers a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ float scratch[THREADS];
@@ -285,7 +294,8 @@ template <int LANES, int THREADS> __global__ void __launch_bounds__(THREADS, 1) 
     uint8_t *x = (uint8_t *)(sum + a.dim / F::GROUP);
     Quantised own = {x, sum, scale};
     uint8_t *memory = (uint8_t *)(((uintptr_t)(x + a.dim) + 127) / 128 * 128);
-    Stream<F, true, 1> stream(memory, slots, (uint64_t *)shared, a.stages, SHIFT, a.consumers, c_mats, 4 * a.n_layers);
+    Stream<F, true, 1> stream(memory, slots, (uint64_t *)shared, a.stages, SHIFT, a.consumers, c_mats,
+                              4 * a.n_layers);
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     unsigned target = 0;
 
@@ -344,8 +354,9 @@ struct Model {
     const char *name;
     int dim, qkv, ko, ffn, n_slabs;
 };
-static const Model models[] = {
-    {"70B", 8192, 10240, 8192, 28672, 8}, {"70B/2", 8192, 5120, 4096, 14336, 4}, {"8B", 4096, 6144, 4096, 14336, 8}};
+static const Model models[] = {{"70B", 8192, 10240, 8192, 28672, 8},
+                               {"70B/2", 8192, 5120, 4096, 14336, 4},
+                               {"8B", 4096, 6144, 4096, 14336, 8}};
 
 static int sms;
 static size_t shared_limit;
@@ -393,9 +404,10 @@ struct Chain {
     }
     ~Chain()
     {
-        for (void *p : {(void *)as_is, (void *)frag, (void *)h, (void *)y, (void *)act, (void *)norm_w,
-                        (void *)tickets, (void *)counter, (void *)xn.x, (void *)xn.sum, (void *)xn.scale, (void *)xo.x,
-                        (void *)xo.sum, (void *)xo.scale, (void *)xd.x, (void *)xd.sum, (void *)xd.scale})
+        for (void *p :
+             {(void *)as_is, (void *)frag, (void *)h, (void *)y, (void *)act, (void *)norm_w, (void *)tickets,
+              (void *)counter, (void *)xn.x, (void *)xn.sum, (void *)xn.scale, (void *)xo.x, (void *)xo.sum,
+              (void *)xo.scale, (void *)xd.x, (void *)xd.sum, (void *)xd.scale})
             cudaFree(p);
     }
 
@@ -471,8 +483,8 @@ struct Chain {
             for (int i = 0; i < m.dim; i++)
                 if (memcmp(&got[i], &expected[i], 4) && (n++, first < 0))
                     first = i;
-            printf("DIFFERENT: %s %s: %d of %d, first %d: %g, ref %g\n", m.name, what, n, m.dim, first, got[first],
-                   expected[first]);
+            printf("DIFFERENT: %s %s: %d of %d, first %d: %g, ref %g\n", m.name, what, n, m.dim, first,
+                   got[first], expected[first]);
             all_equal = false;
         }
     }
@@ -495,21 +507,27 @@ struct Chain {
             for (int op = 0; op < 4; op++) {
                 if (op % 2 == 0) {
                     if (c.lanes == 16)
-                        launch(norm_kernel<16>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w, m.dim, xn);
+                        launch(norm_kernel<16>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w,
+                               m.dim, xn);
                     else
-                        launch(norm_kernel<256>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w, m.dim, xn);
+                        launch(norm_kernel<256>, m.dim / 256, 256, (size_t)m.dim * 4, s, c.pdl, h, norm_w,
+                               m.dim, xn);
                 } else if (op == 1) {
                     launch(quantize_kernel, m.ko / 256, 32, 0, s, c.pdl, y, xo);
                 }
-                launch(product, sms, c.threads, fixed + (size_t)stages * c.consumers * F::BLOCK, s, c.pdl, mat(l, op),
-                       op == 0 ? EPI_STORE : op == 2 ? EPI_SILU : EPI_TREE, stages, c.consumers);
+                launch(product, sms, c.threads, fixed + (size_t)stages * c.consumers * F::BLOCK, s, c.pdl,
+                       mat(l, op),
+                       op == 0   ? EPI_STORE
+                       : op == 2 ? EPI_SILU
+                                 : EPI_TREE,
+                       stages, c.consumers);
             }
     }
     void graph(GraphConfig c)
     {
         char what[128];
-        snprintf(what, sizeof what, "graph, 7 kernels, %d+%d warps, norm %d lanes%s", c.consumers, c.threads / 32 - c.consumers,
-                 c.lanes, c.pdl ? ", pdl" : "");
+        snprintf(what, sizeof what, "graph, 7 kernels, %d+%d warps, norm %d lanes%s", c.consumers,
+                 c.threads / 32 - c.consumers, c.lanes, c.pdl ? ", pdl" : "");
         reset();
         graph_layers(stream, 2, c);
         if (c.lanes == 16)
@@ -528,18 +546,21 @@ struct Chain {
             for (int op = 0; op < 4; op++)
                 mats.push_back(mat(l, op));
         CHECK(cudaMemcpyToSymbol(c_mats, mats.data(), mats.size() * sizeof(Mat)));
-        auto kernel = warps == 20 ? layers_kernel<16, 640> : lanes == 16 ? layers_kernel<16, 512> : layers_kernel<256, 512>;
+        auto kernel = warps == 20   ? layers_kernel<16, 640>
+                      : lanes == 16 ? layers_kernel<16, 512>
+                                    : layers_kernel<256, 512>;
         CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
         auto go = [&](cudaStream_t s, int n, int skip_) {
             Layers a = {h, y, norm_w, xo, counter, n, m.dim, m.ko, stages, consumers, skip_};
             CHECK(cudaMemsetAsync(counter, 0, 4, s));
             void *args[] = {&a};
-            CHECK(cudaLaunchCooperativeKernel((void *)kernel, dim3((unsigned)sms), dim3((unsigned)warps * 32), args, shared, s));
+            CHECK(cudaLaunchCooperativeKernel((void *)kernel, dim3((unsigned)sms), dim3((unsigned)warps * 32),
+                                              args, shared, s));
         };
         char what[128];
-        snprintf(what, sizeof what, "persistent, %d+%d warps x %d stages, norm %d lanes%s%s%s", consumers, warps - consumers,
-                 stages, lanes, skip & SKIP_NORM ? ", no norm" : "", skip & SKIP_BARRIER ? ", no barriers" : "",
-                 skip & SKIP_PRODUCT ? ", reading only" : "");
+        snprintf(what, sizeof what, "persistent, %d+%d warps x %d stages, norm %d lanes%s%s%s", consumers,
+                 warps - consumers, stages, lanes, skip & SKIP_NORM ? ", no norm" : "",
+                 skip & SKIP_BARRIER ? ", no barriers" : "", skip & SKIP_PRODUCT ? ", reading only" : "");
         if (!skip) {
             reset();
             go(stream, 2, 0);
@@ -561,7 +582,8 @@ static void barrier_cost()
     void *args[] = {&counter, &n};
     float us = graph_us(stream, 5, [&](cudaStream_t s) {
         CHECK(cudaMemsetAsync(counter, 0, 4, s));
-        CHECK(cudaLaunchCooperativeKernel((void *)barrier_kernel, dim3((unsigned)sms), dim3(256), args, 0, s));
+        CHECK(
+            cudaLaunchCooperativeKernel((void *)barrier_kernel, dim3((unsigned)sms), dim3(256), args, 0, s));
     });
     printf("grid barrier, %d CTAs of 256: %.2f us\n", sms, us / n);
     float y_us[2];
@@ -578,12 +600,14 @@ static void barrier_cost()
         for (int i = 0; i < 100; i++)
             launch(quantize_kernel, 32, 32, 0, s, false, h, q);
     });
-    printf("kernel in a graph: quantise 8192 %.2f us; norm + quantise 8192: 16 lanes %.2f us, 256 lanes %.2f us\n", empty / 100,
-           y_us[0] / 100, y_us[1] / 100);
+    printf("kernel in a graph: quantise 8192 %.2f us; norm + quantise 8192: 16 lanes %.2f us, 256 lanes %.2f "
+           "us\n",
+           empty / 100, y_us[0] / 100, y_us[1] / 100);
 }
 
 int main()
 {
+    setvbuf(stdout, NULL, _IOLBF, 0); // a run that is stopped keeps what it found
     cudaDeviceProp p;
     CHECK(cudaGetDeviceProperties(&p, 0));
     CHECK(cudaStreamCreate(&stream));

@@ -1,11 +1,14 @@
-// prefill_lab.cu - what the tensor cores give the contract in prefill: rate of the inner loop alone (weights and
-// activations of one block of 256 stay in shared memory), wgmma s8 against bf16. mlx4 (4 bits, group 64, mins).
+// prefill_lab.cu - what the tensor cores give the contract in prefill: rate of the inner loop alone (weights
+// and activations of one block of 256 stay in shared memory), wgmma s8 against bf16. mlx4 (4 bits, group 64,
+// mins).
 //
-// D = weights (64 outputs a warpgroup, from registers, 16 a warp: the frag layout as it is) x activations (N tokens,
-// shared memory, 128-byte swizzle). Ways to the contract's integers:
-//   groups  a product per group of 64 (2 wgmma), times sc into int32 by the ordinary units; mins by two products of
+// D = weights (64 outputs a warpgroup, from registers, 16 a warp: the frag layout as it is) x activations (N
+// tokens, shared memory, 128-byte swizzle). Ways to the contract's integers:
+//   groups  a product per group of 64 (2 wgmma), times sc into int32 by the ordinary units; mins by two
+//   products of
 //           mn with the sums of activations cut into 7-bit halves. Fold once per 256.
-//   planes  sc * q = 256 hi + lo, two s8 planes laid out beforehand: 16 wgmma, nothing by hand within the 256; mins
+//   planes  sc * q = 256 hi + lo, two s8 planes laid out beforehand: 16 wgmma, nothing by hand within the
+//   256; mins
 //           as above. Also the only way for groups of 16.
 // One block's result is compared with ref.c bit for bit.
 #include "host.cuh"
@@ -15,16 +18,17 @@ using F = Mlx4;
 enum Kind { PEAK_S8, PEAK_BF16, GROUPS, PLANES };
 static const char *kind_names[] = {"s8 peak", "bf16 peak", "groups", "planes"};
 
-struct Tile { // global memory; per warp w of the CTA: panel w mod 4
-    const uint8_t *frag;      // 4 panels, one block each
-    const uint8_t *planes;    // 4 panels x 2 planes x 8 products x 512
-    const uint8_t *x;         // N x 256 in two swizzled halves, then N x 128 with sums: low at 0, high at 32
-    const float *scale;       // N
-    float *out;               // (N, 64) of warpgroup 0
+struct Tile {              // global memory; per warp w of the CTA: panel w mod 4
+    const uint8_t *frag;   // 4 panels, one block each
+    const uint8_t *planes; // 4 panels x 2 planes x 8 products x 512
+    const uint8_t *x;      // N x 256 in two swizzled halves, then N x 128 with sums: low at 0, high at 32
+    const float *scale;    // N
+    float *out;            // (N, 64) of warpgroup 0
     int iterations;
 };
 
-__device__ __forceinline__ uint64_t descriptor(uint32_t address) // K-major rows of 128 bytes, 128-byte swizzle
+__device__ __forceinline__ uint64_t
+descriptor(uint32_t address) // K-major rows of 128 bytes, 128-byte swizzle
 {
     return (uint64_t)((address & 0x3ffff) >> 4) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
 }
@@ -35,15 +39,15 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) // K-major rows
 #define S32       "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9," S8(1) S8(2) "%30,%31"
 #define S64       "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9," S8(1) S8(2) S8(3) S8(4) S8(5) "%60,%61,%62,%63"
 
-#define WGMMA64(shape, tail)                                                                                             \
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %37, 0;\n\twgmma.mma_async.sync.aligned." shape " {" S32             \
-                 "}, {%32,%33,%34,%35}, %36, p" tail ";\n\t}"                                                               \
-                 : L16(d, 0), L16(d, 16)                                                                                 \
+#define WGMMA64(shape, tail)                                                                                 \
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %37, 0;\n\twgmma.mma_async.sync.aligned." shape       \
+                 " {" S32 "}, {%32,%33,%34,%35}, %36, p" tail ";\n\t}"                                       \
+                 : L16(d, 0), L16(d, 16)                                                                     \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
-#define WGMMA128(shape, tail)                                                                                            \
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %69, 0;\n\twgmma.mma_async.sync.aligned." shape " {" S64             \
-                 "}, {%64,%65,%66,%67}, %68, p" tail ";\n\t}"                                                               \
-                 : L16(d, 0), L16(d, 16), L16(d, 32), L16(d, 48)                                                         \
+#define WGMMA128(shape, tail)                                                                                \
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %69, 0;\n\twgmma.mma_async.sync.aligned." shape       \
+                 " {" S64 "}, {%64,%65,%66,%67}, %68, p" tail ";\n\t}"                                       \
+                 : L16(d, 0), L16(d, 16), L16(d, 32), L16(d, 48)                                             \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
 
 enum Types { U8S8, S8S8, BF16 };
@@ -65,14 +69,18 @@ __device__ __forceinline__ void wgmma(int (&d)[N / 2], const uint32_t (&a)[4], u
 }
 #undef L4
 #define L4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-template <int N> __device__ __forceinline__ void wgmma_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int add)
+template <int N>
+__device__ __forceinline__ void wgmma_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int add)
 {
     if constexpr (N == 64)
         WGMMA64("m64n64k16.f32.bf16.bf16", ", 1, 1, 0");
     else
         WGMMA128("m64n128k16.f32.bf16.bf16", ", 1, 1, 0");
 }
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void wgmma_finish()
 {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -95,8 +103,8 @@ __device__ __forceinline__ void fold_tile(float (&acc)[N / 2], float2 d, const f
         float2 s = *(const float2 *)(scale + 8 * j + 2 * t);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            acc[4 * j + i] = __fmaf_rn(__fmul_rn(i < 2 ? d.x : d.y, i & 1 ? s.y : s.x), __int2float_rn(f(4 * j + i)),
-                                       acc[4 * j + i]);
+            acc[4 * j + i] = __fmaf_rn(__fmul_rn(i < 2 ? d.x : d.y, i & 1 ? s.y : s.x),
+                                       __int2float_rn(f(4 * j + i)), acc[4 * j + i]);
     }
 }
 
@@ -248,16 +256,19 @@ struct Data {
             for (int r = 0; r < N; r++)
                 memcpy(&expected[r * 64 + p * 16], &o[r * 16], 64);
         }
-        // Planes in the order of A's registers: product k, lane: {a, b of inputs 4t.., a, b of inputs 16 + 4t..}.
+        // Planes in the order of A's registers: product k, lane: {a, b of inputs 4t.., a, b of inputs 16 +
+        // 4t..}.
         std::vector<uint8_t> planes(4 * 8192);
         for (int p = 0; p < 4; p++)
             for (int k = 0; k < 8; k++)
                 for (int lane = 0; lane < 32; lane++)
                     for (int i = 0; i < 16; i++) {
-                        int g = lane / 4, t = lane % 4, o = 2 * g + i / 4 % 2, in = 32 * k + 16 * (i / 8) + 4 * t + i % 4;
+                        int g = lane / 4, t = lane % 4, o = 2 * g + i / 4 % 2,
+                            in = 32 * k + 16 * (i / 8) + 4 * t + i % 4;
                         const uint8_t *blk = &bytes[p * F::BLOCK];
                         int byte = blk[F::HEADER + in / 8 * 64 + 4 * o + in % 4];
-                        int q = byte >> 4 * (in / 4 % 2) & 15, sc = (int8_t)blk[F::SC + in / 64 * 16 + o], v = sc * q;
+                        int q = byte >> 4 * (in / 4 % 2) & 15, sc = (int8_t)blk[F::SC + in / 64 * 16 + o],
+                            v = sc * q;
                         int hi = (v + 128) >> 8, lo = v - 256 * hi;
                         planes[p * 8192 + (2 * k) * 512 + lane * 16 + i] = (uint8_t)lo;
                         planes[p * 8192 + (2 * k + 1) * 512 + lane * 16 + i] = (uint8_t)hi;
@@ -279,7 +290,8 @@ struct Data {
                 }
             }
             std::vector<float> scale(x.scale.begin(), x.scale.begin() + n);
-            tile[w] = {frag, planes_d, device_copy(b), device_copy(scale), device_alloc<float>((size_t)n * 64), 1};
+            tile[w] = {
+                frag, planes_d, device_copy(b), device_copy(scale), device_alloc<float>((size_t)n * 64), 1};
         }
     }
 };
@@ -301,20 +313,24 @@ template <int KIND, int N, int WARPGROUPS> static void measure(Data &data)
         if (!equal)
             for (int i = 0; i < N * 64; i++)
                 if (got[i] != data.expected[i]) {
-                    printf("first at token %d output %d: %g, ref %g\n", i / 64, i % 64, got[i], data.expected[i]);
+                    printf("first at token %d output %d: %g, ref %g\n", i / 64, i % 64, got[i],
+                           data.expected[i]);
                     break;
                 }
         all_equal = all_equal && equal;
     }
     tile.iterations = 4000;
-    float us = graph_us(stream, 5, [&](cudaStream_t s) { launch(kernel, sms, WARPGROUPS * 128, shared, s, false, tile); });
+    float us = graph_us(
+        stream, 5, [&](cudaStream_t s) { launch(kernel, sms, WARPGROUPS * 128, shared, s, false, tile); });
     double ops = 2.0 * 64 * WARPGROUPS * N * 256 * tile.iterations * sms;
-    printf("%-10s N %3d, %d warpgroups an SM: %6.0f TOPS  %s\n", kind_names[KIND], N, WARPGROUPS, ops / us / 1e6, verdict);
+    printf("%-10s N %3d, %d warpgroups an SM: %6.0f TOPS  %s\n", kind_names[KIND], N, WARPGROUPS,
+           ops / us / 1e6, verdict);
     fflush(stdout);
 }
 
 int main()
 {
+    setvbuf(stdout, NULL, _IOLBF, 0); // a run that is stopped keeps what it found
     cudaDeviceProp p;
     CHECK(cudaGetDeviceProperties(&p, 0));
     CHECK(cudaStreamCreate(&stream));
