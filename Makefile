@@ -54,7 +54,7 @@ check: setup
 sanitize: asan tsan
 
 asan: compile-build-asan
-	@scripts/run-tests.py build-asan --timeout-multiplier 10
+	@scripts/run-tests.py build-asan --no-suite slow --timeout-multiplier 10
 
 tsan: compile-build-tsan
 	@$(NO_ASLR) scripts/run-tests.py build-tsan --suite hw --suite parallel --timeout-multiplier 20

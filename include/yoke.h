@@ -51,7 +51,7 @@ struct yoke_options {
     int tp;                   /* ranks: 1, 2, 4, 8; 0 = auto */
     int threads;              /* per rank; 0 = one per core */
     const char *device;       /* "cpu", "auto"; NULL = auto */
-    const char *isa;          /* "auto", "ref", "avx2", "avx512", "amx", "neon"; NULL = auto */
+    const char *isa;          /* "auto", "ref", "avx2", "avx512"; NULL = auto ("amx", "neon": not in this version) */
     int ctx;                  /* positions per sequence; 0 = the model's, at most 4096 */
     const char *kv;           /* "f32", "f16", "q8"; NULL or "auto" = f32 for fp32 checkpoints, else f16 */
     uint64_t memory_per_rank; /* limit in bytes; 0 = what the rank's place has free */

@@ -31,7 +31,8 @@ struct option_group model_args_group(struct model_args *args, struct option tabl
         {"memory-per-rank", 0, OPTION_SIZE, &args->memory_per_rank, "SIZE",
          .help = "what one rank may use, as 800M or 1.5G (default:\nwhat its part of the machine has free)"},
         {"isa", 0, OPTION_CHOICE, &args->isa, "NAME",
-         .help = "kernels: auto, ref, avx2, avx512, amx or neon\n(default: auto, the best this CPU has)",
+         .help = "kernels: auto, ref, avx2 or avx512; amx and neon are\nnot in this version (default: auto, "
+                 "the best there is)",
          .choices = "auto|ref|avx2|avx512|amx|neon"},
         {"chunk", 0, OPTION_INT, &args->chunk, "N", .help = "prompt positions per step (default: 512)",
          .min = 1, .max = 65536},

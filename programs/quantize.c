@@ -1,4 +1,4 @@
-/* quantize.c - `yoke quantize`: writes a checkpoint with 3 to 8 bits per weight. */
+/* quantize.c - `yoke quantize`: writes a checkpoint with 3, 4, 5, 6 or 8 bits per weight. */
 #include "command.h"
 #include "interrupt.h"
 #include "options.h"
@@ -20,9 +20,9 @@ struct quantize_args {
 static const char ABOUT[] =
     "Writes a copy of a model with fewer bits per weight: a directory with config.json,\n"
     "model.safetensors (MLX affine format: a scale and a bias per group of weights) and the\n"
-    "tokenizer's files. MODEL is a checkpoint directory or a GGUF file with float weights.\n";
+    "tokenizer's files. MODEL is a checkpoint directory with float weights.\n";
 static const char EXAMPLES[] = "  yoke quantize Llama-3.2-1B -o Llama-3.2-1B-4bit\n"
-                               "  yoke quantize model-f16.gguf -o model-6bit --bits 6 --group 32\n";
+                               "  yoke quantize Llama-3.2-1B -o model-6bit --bits 6 --group 32\n";
 
 static enum options_result parse(int argc, char **argv, struct quantize_args *a,
                                  const char *operands[OPTIONS_MAX_OPERANDS])

@@ -228,7 +228,7 @@ static void wait_for_work(struct yoke *y)
         return;
     }
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += 50000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;

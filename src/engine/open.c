@@ -253,7 +253,11 @@ int yoke_open(struct yoke **out, const struct yoke_options *o, struct yoke_error
     if (rc)
         return engine_error(error, &err);
     pthread_mutex_init(&y->lock, NULL);
-    pthread_cond_init(&y->work, NULL);
+    pthread_condattr_t monotonic; /* for the timed wait in engine.c */
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&y->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     if ((rc = model_path(o, path, sizeof path, &err)))
         goto out;
     snprintf(y->model_name, sizeof y->model_name, "%s", o->model);

@@ -116,6 +116,10 @@ int yoke_measure_perplexity(struct yoke *y, struct yoke *reference, const int32_
                 reference->model.config.n_vocab, y->model.config.n_vocab);
         return engine_error(error, &err);
     }
+    if (reference == y) {
+        err_set(&err, ERR_USAGE, "the reference must be another open model");
+        return engine_error(error, &err);
+    }
     if (n < 2) {
         err_set(&err, ERR_INPUT, "the text is too short: at least two tokens are needed");
         return engine_error(error, &err);

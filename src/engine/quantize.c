@@ -68,6 +68,13 @@ static void put_float(uint8_t *out, size_t i, enum dtype t, float x)
     memcpy(out + 2 * i, &h, 2);
 }
 
+static bool fits(enum dtype t, float x)
+{
+    return isfinite(t == DTYPE_F16    ? f16_to_f32(f32_to_f16(x))
+                    : t == DTYPE_BF16 ? bf16_to_f32(f32_to_bf16(x))
+                                      : x);
+}
+
 /* A row's codes as one little-endian bit stream. */
 static void put_codes(uint8_t *out, const uint8_t *q, int64_t n, int bits)
 {
@@ -103,12 +110,7 @@ static int plan_weight(struct job *job, enum weight_role role, int layer, struct
     int bits = job->options->bits, group = job->options->group;
     *e = (struct plan_entry){.role = role, .layer = layer, .dtype = DTYPE_F32};
     char name[160];
-    const char *number = strstr(spec->hf_name, "%d");
-    if (number)
-        snprintf(name, sizeof name, "%.*s%d%s", (int)(number - spec->hf_name), spec->hf_name, layer,
-                 number + 2);
-    else
-        snprintf(name, sizeof name, "%s", spec->hf_name);
+    weight_name(spec->hf_name, layer, name, sizeof name);
     if (spec->vector) {
         const struct tensor *t = file_tensor(job->source.file, name);
         if (!t)
@@ -199,9 +201,16 @@ static int write_quantised(struct job *job, struct safetensors_writer *w, const 
         for (size_t g = 0; g < groups; g++) {
             float scale, bias;
             quantize_group(row + g * (size_t)group, group, bits, q + g * (size_t)group, &scale, &bias);
+            if (!fits(e->dtype, scale) || !fits(e->dtype, bias)) {
+                rc = err_set(err, ERR_INPUT, "%s: row %lld has values too large for scales in %s", m->name,
+                             (long long)r, dtype_table[e->dtype].name);
+                break;
+            }
             put_float(scales, (size_t)r * groups + g, e->dtype, scale);
             put_float(biases, (size_t)r * groups + g, e->dtype, bias);
         }
+        if (rc)
+            break;
         put_codes(codes, q, m->cols, bits);
         rc = safetensors_write(w, codes, code_bytes, err);
         if (!rc && (r % 1024 == 1023 || r + 1 == m->rows))
@@ -246,24 +255,6 @@ static int write_float(struct job *job, struct safetensors_writer *w, const stru
     return rc;
 }
 
-static int write_weights(struct job *job, struct err *err)
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/model.safetensors", job->options->output);
-    json_t *metadata = json_pack("{s:s}", "format", "mlx");
-    struct safetensors_writer *w;
-    int rc = safetensors_create(&w, path, job->specs, job->n_specs, metadata, err);
-    json_decref(metadata);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < job->n_entries && !rc; i++)
-        rc = job->entries[i].quantised ? write_quantised(job, w, &job->entries[i], err)
-                                       : write_float(job, w, &job->entries[i], err);
-    struct err ignored;
-    int finished = safetensors_finish(w, rc == 0, rc ? &ignored : err);
-    return rc ? rc : finished;
-}
-
 static int write_config(struct job *job, struct err *err)
 {
     char path[4096];
@@ -271,9 +262,10 @@ static int write_config(struct job *job, struct err *err)
     json_t *config = json_deep_copy(file_config(job->source.file));
     json_t *q = json_pack("{s:i, s:i, s:s}", "group_size", job->options->group, "bits", job->options->bits,
                           "mode", "affine");
-    json_object_set(config, "quantization", q);
-    json_object_set_new(config, "quantization_config", q);
-    char *text = json_dumps(config, JSON_INDENT(2));
+    /* both setters refuse NULL, and the second takes the reference to q */
+    bool complete = !json_object_set(config, "quantization", q);
+    complete = !json_object_set_new(config, "quantization_config", q) && complete;
+    char *text = complete ? json_dumps(config, JSON_INDENT(2)) : NULL;
     json_decref(config);
     if (!text)
         return err_set(err, ERR_SYSTEM, "out of memory");
@@ -307,6 +299,39 @@ static int copy_sibling(struct job *job, const char *name, struct err *err)
     buf_free(&bytes);
     free(from);
     return rc;
+}
+
+/* The small files are replaced once the weights are completely written, and the weights last: a full disk leaves an
+ * older model in this directory as it was. */
+static int write_small_files(struct job *job, struct err *err)
+{
+    static const char *const siblings[] = {"tokenizer.json", "tokenizer_config.json",
+                                           "generation_config.json", "chat_template.jinja",
+                                           "special_tokens_map.json"};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof siblings / sizeof *siblings && !rc; i++)
+        rc = copy_sibling(job, siblings[i], err);
+    return rc ? rc : write_config(job, err);
+}
+
+static int write_model(struct job *job, struct err *err)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/model.safetensors", job->options->output);
+    json_t *metadata = json_pack("{s:s}", "format", "mlx");
+    struct safetensors_writer *w;
+    int rc = safetensors_create(&w, path, job->specs, job->n_specs, metadata, err);
+    json_decref(metadata);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < job->n_entries && !rc; i++)
+        rc = job->entries[i].quantised ? write_quantised(job, w, &job->entries[i], err)
+                                       : write_float(job, w, &job->entries[i], err);
+    if (!rc)
+        rc = write_small_files(job, err);
+    struct err ignored;
+    int finished = safetensors_finish(w, rc == 0, rc ? &ignored : err);
+    return rc ? rc : finished;
 }
 
 static bool same_directory(const char *a, const char *b)
@@ -346,14 +371,7 @@ static int run(struct job *job, struct err *err)
         return rc;
     if (mkdir(o->output, 0777) && errno != EEXIST)
         return err_set(err, ERR_SYSTEM, "%s: cannot create the directory: %s", o->output, strerror(errno));
-    if ((rc = write_weights(job, err)) || (rc = write_config(job, err)))
-        return rc;
-    static const char *const siblings[] = {"tokenizer.json", "tokenizer_config.json",
-                                           "generation_config.json", "chat_template.jinja",
-                                           "special_tokens_map.json"};
-    for (size_t i = 0; i < sizeof siblings / sizeof *siblings && !rc; i++)
-        rc = copy_sibling(job, siblings[i], err);
-    return rc;
+    return write_model(job, err);
 }
 
 int yoke_quantize(const struct yoke_quantize_options *options, struct yoke_error *error)

@@ -36,6 +36,7 @@ static struct limits with_ctx(const struct limits *limits, int ctx)
     struct limits l = *limits;
     int sequences = limits->n_pages / ((limits->ctx + KV_PAGE - 1) / KV_PAGE);
     l.ctx = ctx;
+    l.rows = ctx + sequences < l.rows ? ctx + sequences : l.rows; /* a chunk is no longer than the context */
     l.n_pages = sequences * ((ctx + KV_PAGE - 1) / KV_PAGE);
     return l;
 }
@@ -60,13 +61,15 @@ static void suggest(const struct model *m, const struct model_options *o, uint64
             any = true;
         }
     }
-    for (int ctx = o->limits.ctx / 2 / KV_PAGE * KV_PAGE; ctx >= KV_PAGE; ctx = ctx / 2 / KV_PAGE * KV_PAGE) {
-        struct limits l = with_ctx(&o->limits, ctx);
-        if (needed(m, &l, m->n_ranks) <= have) {
-            buf_printf(text, "%s --ctx %d", any ? " or" : "; would fit:", ctx);
-            any = true;
-            break;
-        }
+    int fits = 0, too_many = (o->limits.ctx + KV_PAGE - 1) / KV_PAGE; /* pages per sequence */
+    while (fits + 1 < too_many) {
+        int pages = (fits + too_many) / 2;
+        struct limits l = with_ctx(&o->limits, pages * KV_PAGE);
+        *(needed(m, &l, m->n_ranks) <= have ? &fits : &too_many) = pages;
+    }
+    if (fits) {
+        buf_printf(text, "%s --ctx %d", any ? " or" : "; would fit:", fits * KV_PAGE);
+        any = true;
     }
     if (o->limits.kv != KV_Q8) {
         struct limits l = o->limits;

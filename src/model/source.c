@@ -38,15 +38,21 @@ void config_weight_shape(const struct config *c, enum weight_role role, int64_t 
     }
 }
 
-static void weight_name(const struct source *s, enum weight_role role, int layer, char *out, size_t size)
+void weight_name(const char *pattern, int layer, char *out, size_t size)
 {
-    const struct weight_spec *spec = &s->config.family->weights[role];
-    const char *pattern = s->file && file_kind(s->file) == FILE_GGUF ? spec->gguf_name : spec->hf_name;
     const char *number = strstr(pattern, "%d");
     if (number)
         snprintf(out, size, "%.*s%d%s", (int)(number - pattern), pattern, layer, number + 2);
     else
         snprintf(out, size, "%s", pattern);
+}
+
+/* What this source's kind of file calls a weight. */
+static void name_of(const struct source *s, enum weight_role role, int layer, char *out, size_t size)
+{
+    const struct weight_spec *spec = &s->config.family->weights[role];
+    bool gguf = s->file && file_kind(s->file) == FILE_GGUF;
+    weight_name(gguf ? spec->gguf_name : spec->hf_name, layer, out, size);
 }
 
 /* ---- MLX ---- */
@@ -100,7 +106,7 @@ static int mlx_matrix(const struct source *s, const char *name, const struct ten
 static int find(const struct source *s, enum weight_role role, int layer, const struct tensor **out,
                 char *name, size_t name_size, struct err *err)
 {
-    weight_name(s, role, layer, name, name_size);
+    name_of(s, role, layer, name, name_size);
     *out = file_tensor(s->file, name);
     if (!*out)
         return err_set(err, ERR_INPUT, "%s: tensor %s is missing", file_path(s->file), name);
@@ -116,7 +122,7 @@ int source_matrix(const struct source *s, enum weight_role role, int layer, stru
     char name[128];
     config_weight_shape(&s->config, role, &rows, &cols);
     if (!s->file) {
-        weight_name(s, role, layer, name, sizeof name);
+        name_of(s, role, layer, name, sizeof name);
         uint64_t seed = (uint64_t)(layer + 1) * N_WEIGHT_ROLES + (uint64_t)role;
         matrix_synthetic(out, name, rows, cols, s->synth_format, s->synth_bits, s->synth_group, seed);
         return 0;
@@ -249,7 +255,7 @@ static void settle_tied_embeddings(struct source *s)
 {
     if (file_kind(s->file) == FILE_SAFETENSORS && !s->config.tied_embeddings) {
         char name[128];
-        weight_name(s, W_HEAD, 0, name, sizeof name);
+        name_of(s, W_HEAD, 0, name, sizeof name);
         s->config.tied_embeddings = !file_tensor(s->file, name);
     }
 }

@@ -27,6 +27,8 @@ MUST_CHECK int source_matrix(const struct source *s, enum weight_role role, int 
 /* A norm's weights as fp32: out (dim). */
 MUST_CHECK int source_vector(const struct source *s, enum weight_role role, int layer, float *out,
                              struct err *err);
+/* A name pattern of struct weight_spec with its layer filled in. */
+void weight_name(const char *pattern, int layer, char *out, size_t size);
 /* Rows x columns of a weight by the configuration alone. */
 void config_weight_shape(const struct config *c, enum weight_role role, int64_t *rows, int64_t *cols);
 

@@ -351,10 +351,11 @@ class Containers(FormatTest):
 class Quantised(FormatTest):
     """Quantised weights: what their values give in F32, but for 8-bit activations and requantised scales."""
 
-    def check(self, file, exact):
+    def check(self, file, exact, error=0.03):
+        """Activations alone cost 1.6 to 2.4 %; few and coarse codes suffer more from 7-bit scales."""
         one = self.logits(file, "--tp", "1")
         self.assertNotEqual(one, exact)
-        self.close(one, exact, error=0.03, correlation=0.999)
+        self.close(one, exact, error, correlation=0.999)
         self.assertEqual(self.logits(file, "--tp", "4"), one)
 
     def test_gguf(self):
@@ -376,7 +377,8 @@ class Quantised(FormatTest):
                 name = f"mlx-{bits}-{group}"
                 exact = self.logits(write_directory(name + "-exact", weights.as_floats()))
                 quantization = {"bits": bits, "group_size": group}
-                self.check(write_directory(name, weights.tensors, quantization=quantization), exact)
+                self.check(write_directory(name, weights.tensors, quantization=quantization), exact,
+                           error=0.04 if bits == 3 else 0.03)
 
     def test_mlx_with_overrides(self):
         own = {DOWN: (8, 64), "model.embed_tokens": (6, 32), "lm_head": (6, 128)}
