@@ -598,6 +598,40 @@ class Damaged(FormatTest):
                 self.refused_model(copy, "index.json", culprit)
 
 
+class PartlyQuantised(FormatTest):
+    """Matrices whose columns no group divides stay floats beside quantised ones."""
+
+    def test_odd_columns(self):
+        dim, heads, kv_heads, head_dim, ffn, vocab = 64, 6, 2, 10, 172, 301
+        rng = random.Random(7)
+        shapes = {"model.embed_tokens.weight": (vocab, dim), "model.norm.weight": (dim,),
+                  "lm_head.weight": (vocab, dim)}
+        for name, shape in [("input_layernorm", (dim,)), ("post_attention_layernorm", (dim,)),
+                            ("self_attn.q_proj", (heads * head_dim, dim)), ("self_attn.k_proj", (kv_heads * head_dim, dim)),
+                            ("self_attn.v_proj", (kv_heads * head_dim, dim)), ("self_attn.o_proj", (dim, heads * head_dim)),
+                            ("mlp.gate_proj", (ffn, dim)), ("mlp.up_proj", (ffn, dim)), ("mlp.down_proj", (dim, ffn))]:
+            shapes[f"model.layers.0.{name}.weight"] = shape
+        tensors = {}
+        for name, shape in shapes.items():
+            values = [rng.gauss(1 if len(shape) == 1 else 0, 0.1) for _ in range(math.prod(shape))]
+            tensors[name] = "F32", shape, tiny_model.pack_floats(values)
+        source, out = path("odd"), path("odd-4")
+        os.mkdir(source)
+        tiny_model.write_safetensors(os.path.join(source, "model.safetensors"), tensors)
+        config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": dim, "num_attention_heads": heads,
+                  "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": ffn, "vocab_size": vocab,
+                  "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+        write_file("odd/config.json", json.dumps(config).encode())
+        self.done("quantize", source, "-o", out, "--bits", "4")
+        whole = self.logits(out)
+        for options in [("--tp", "2"), ("--tp", "8"), ("--isa", "ref", "--chunk", "1")]:
+            with self.subTest(options=options):
+                self.assertEqual(self.logits(out, *options), whole)
+        config["num_hidden_layers"] = None
+        write_file("odd/config.json", json.dumps(config).encode())
+        self.refused(1, r'config\.json: "num_hidden_layers" is missing', "logits", source, "--ids", "1", "-o", "-")
+
+
 class DiskFull(FormatTest):
     """A quantisation that cannot be written must leave the older one as it was."""
 
