@@ -46,14 +46,14 @@ typedef int yoke_progress(void *user, const char *what, uint64_t done, uint64_t 
 /* ---- opening a model ---- */
 
 struct yoke_options {
-    const char *model;        /* a .gguf file, a checkpoint directory, "demo", or "synth:SHAPE[:QUANT]" */
-    const char *demo_path;    /* where "demo" lies; NULL: beside the program, see yoke_find_demo() */
-    int tp;                   /* ranks: 1, 2, 4, 8; 0 = auto */
-    int threads;              /* per rank; 0 = one per core */
-    const char *device;       /* "cpu", "auto"; NULL = auto */
-    const char *isa;          /* "auto", "ref", "avx2", "avx512"; NULL = auto ("amx", "neon": not in this version) */
-    int ctx;                  /* positions per sequence; 0 = the model's, at most 4096 */
-    const char *kv;           /* "f32", "f16", "q8"; NULL or "auto" = f32 for fp32 checkpoints, else f16 */
+    const char *model;     /* a .gguf file, a checkpoint directory, "demo", or "synth:SHAPE[:QUANT]" */
+    const char *demo_path; /* where "demo" lies; NULL: beside the program, see yoke_find_demo() */
+    int tp;                /* ranks: 1, 2, 4, 8; 0 = auto */
+    int threads;           /* per rank; 0 = one per core */
+    const char *device;    /* "cpu", "auto"; NULL = auto */
+    const char *isa; /* "auto", "ref", "avx2", "avx512"; NULL = auto ("amx", "neon": not in this version) */
+    int ctx;         /* positions per sequence; 0 = the model's, at most 4096 */
+    const char *kv;  /* "f32", "f16", "q8"; NULL or "auto" = f32 for fp32 checkpoints, else f16 */
     uint64_t memory_per_rank; /* limit in bytes; 0 = what the rank's place has free */
     int chunk;                /* prefill rows per step; 0 = 512 */
     int max_requests;         /* sequences that may run at once; 0 = 1 */
