@@ -108,11 +108,15 @@ static void test_demo(void **state)
                                "hearth-rug and picked up the stick which "
                                "our visitor had left behind him the night before.";
     struct text t = {.model = path_of_source("models/demo")};
-    struct yoke *y = open_novella(t.model, NULL);
+    struct yoke *y = open_novella(t.model, NULL), *other = open_novella(t.model, NULL);
     assert_int_equal(yoke_tokenize(y, text, strlen(text), true, false, &t.ids, &t.n, NULL), 0);
-    struct yoke_perplexity p = measure(y, y, &t, t.n - 1);
+    struct yoke_perplexity p = measure(y, other, &t, t.n - 1);
     assert_true(p.perplexity > 5 && p.perplexity < 100);
-    assert_true(p.kl == 0); /* to itself: the same bits */
+    assert_true(p.kl == 0); /* the same model: the same bits */
+    struct yoke_error error = {0};
+    assert_int_equal(yoke_measure_perplexity(y, y, t.ids, t.n, WINDOW, 0, NULL, NULL, &p, &error),
+                     YOKE_EUSAGE);
+    yoke_close(other);
     yoke_close(y);
     free(t.ids);
     free(t.model);
