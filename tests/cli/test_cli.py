@@ -70,6 +70,12 @@ def floats(data):
 
 
 class YokeTest(unittest.TestCase):
+    def open_terminal(self):
+        try:
+            return pty.openpty()
+        except OSError as e:
+            self.skipTest(f"no pseudo-terminal to be had: {e}")
+
     def done(self, *arguments, **options):
         """Runs the program, which must succeed; returns its stdout."""
         result = yoke(*arguments, **options)
@@ -409,7 +415,7 @@ class RunStreams(YokeTest):
         return data
 
     def test_line_by_line(self):
-        terminal, its_end = pty.openpty()
+        terminal, its_end = self.open_terminal()
         try:
             with self.start("-n", "6", "--no-bandwidth", stdin=its_end) as process:
                 self.read_until(process.stderr, b"> ")
@@ -430,7 +436,7 @@ class RunStreams(YokeTest):
         self.assertIn(second["logits_hash"], last_line(err))
 
     def test_line_by_line_until_full(self):
-        terminal, its_end = pty.openpty()
+        terminal, its_end = self.open_terminal()
         try:
             with self.start("--ctx", "16", "--no-bandwidth", stdin=its_end) as process:
                 self.read_until(process.stderr, b"> ")
@@ -445,7 +451,7 @@ class RunStreams(YokeTest):
         self.assertIn(b"context is full", err)
 
     def test_terminal_refuses_what_needs_a_prompt(self):
-        terminal, its_end = pty.openpty()
+        terminal, its_end = self.open_terminal()
         try:
             for option in ["--json", "--batch=2"]:
                 self.refused(2, "needs a prompt", "run", TINY, option, input=None, stdin=its_end)
@@ -488,7 +494,7 @@ class Logits(YokeTest):
         self.assertEqual([name for name in os.listdir(TEMPORARY) if name.startswith("logits.f32.")], [])
 
     def test_terminal(self):
-        terminal, its_end = pty.openpty()
+        terminal, its_end = self.open_terminal()
         try:
             for output in ["-", "/dev/stdout", os.ttyname(its_end)]:
                 self.refused(2, "not for a terminal", "logits", TINY, "--ids", "1", "-o", output, stdout=its_end)
