@@ -8,7 +8,6 @@
 
 const struct kernels kernels_avx2 = {
     .name = "avx2",
-    .row_tile = GEMM_Q_ROWS,
     .gemm_q = lanes_gemm_q,
     .gemm_f = lanes_gemm_f,
     .quantize = lanes_quantize,

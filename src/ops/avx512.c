@@ -7,7 +7,6 @@
 
 const struct kernels kernels_avx512 = {
     .name = "avx512",
-    .row_tile = GEMM_Q_ROWS,
     .gemm_q = lanes_gemm_q,
     .gemm_f = lanes_gemm_f,
     .quantize = lanes_quantize,

@@ -39,7 +39,6 @@ struct kv_page {
 
 struct kernels {
     const char *name;
-    int row_tile; /* rows that gemm takes at a time without losing speed */
 
     /* out[r * out_stride + o] for rows r < n_rows of x (from row x_row) and the 16 outputs o of `panel`:
      *   acc = 0; for blocks b in [block_begin, block_end):

@@ -308,7 +308,6 @@ static void ref_add(float *x, const float *y, size_t n)
 
 const struct kernels kernels_ref = {
     .name = "ref",
-    .row_tile = 1,
     .gemm_q = ref_gemm_q,
     .gemm_f = ref_gemm_f,
     .quantize = ref_quantize,
