@@ -90,7 +90,7 @@ struct yoke_info {
 };
 YOKE_API const struct yoke_info *yoke_get_info(const struct yoke *y);
 
-/* What each rank did since the model was opened. */
+/* What each rank did since the model was loaded. */
 struct yoke_rank_stats {
     int rank;
     int node;     /* NUMA node of its memory */

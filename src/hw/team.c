@@ -307,6 +307,19 @@ void team_counters(const struct team *team, int rank, struct rank_counters *out)
         out->cpus_seen[i] = atomic_load_explicit(&r->cpus_seen[i], memory_order_relaxed);
 }
 
+void team_counters_reset(struct team *team)
+{
+    for (int i = 0; i < team->n_ranks; i++) {
+        struct rank *r = &team->ranks[i];
+        _Atomic uint64_t *const counters[] = {&r->steps, &r->all_reduces, &r->weight_bytes_read, &r->busy_ns,
+                                              &r->wait_ns};
+        for (size_t j = 0; j < sizeof counters / sizeof *counters; j++)
+            atomic_store_explicit(counters[j], 0, memory_order_relaxed);
+        for (int j = 0; j < 16; j++)
+            atomic_store_explicit(&r->cpus_seen[j], 0, memory_order_relaxed);
+    }
+}
+
 void team_inject_stall(struct team *team, int rank)
 {
     atomic_store(&team->stalled_rank, rank);

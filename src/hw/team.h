@@ -65,6 +65,8 @@ void worker_count(struct worker *w, uint64_t steps, uint64_t all_reduces, uint64
 
 /* Snapshot of a rank's account; any thread, at any time. */
 void team_counters(const struct team *team, int rank, struct rank_counters *out);
+/* Starts all accounts afresh; not while team_run() runs. */
+void team_counters_reset(struct team *team);
 
 /* Test aid: makes `rank` stop for good at its next wait, as a hung rank would. */
 void team_inject_stall(struct team *team, int rank);

@@ -151,6 +151,7 @@ static int load(struct model *m, const struct source *source, const struct model
     free(job);
     if (!rc && source->file)
         file_release_pages(source->file);
+    team_counters_reset(m->team); /* the account is of steps, not of loading */
     return rc;
 }
 

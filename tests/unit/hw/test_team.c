@@ -196,6 +196,12 @@ static void test_counters(void **state)
         else
             assert_true(c.busy_ns > 200000000);
     }
+    team_counters_reset(team);
+    for (int rank = 0; rank < 2; rank++) {
+        struct rank_counters c, zero = {0};
+        team_counters(team, rank, &c);
+        assert_memory_equal(&c, &zero, sizeof c);
+    }
     team_close(team);
 }
 
