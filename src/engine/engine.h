@@ -91,7 +91,7 @@ struct yoke {
     int32_t *step_tokens;     /* (limits.rows) */
     int32_t *step_logit_rows; /* (limits.logit_rows) */
     struct run *step_runs;    /* (max_requests) */
-    int32_t *step_pages;      /* (2 max_requests, pages of ctx) of the runs: a hung rank outlives requests */
+    int32_t *step_pages;      /* (max_requests, pages of ctx) of the runs: a hung rank outlives requests */
     struct step_part {
         struct yoke_request *request;
         int n_rows, n_logits, first_logit;

@@ -175,9 +175,9 @@ static int take_step_memory(struct yoke *y, struct err *err)
     y->candidates = malloc(vocab * sizeof *y->candidates);
     y->step_tokens = malloc(rows * sizeof *y->step_tokens);
     y->step_logit_rows = malloc((size_t)y->limits.logit_rows * sizeof *y->step_logit_rows);
-    y->step_runs = malloc(2 * (size_t)y->max_requests * sizeof *y->step_runs);
-    y->step_pages = malloc(2 * (size_t)y->limits.n_pages * sizeof *y->step_pages);
-    y->step_parts = malloc(2 * (size_t)y->max_requests * sizeof *y->step_parts);
+    y->step_runs = malloc((size_t)y->max_requests * sizeof *y->step_runs);
+    y->step_pages = malloc((size_t)y->limits.n_pages * sizeof *y->step_pages);
+    y->step_parts = malloc((size_t)y->max_requests * sizeof *y->step_parts);
     y->free_pages = malloc((size_t)y->limits.n_pages * sizeof *y->free_pages);
     if (!y->logits || !y->candidates || !y->step_tokens || !y->step_logit_rows || !y->step_runs ||
         !y->step_pages || !y->step_parts || !y->free_pages)
@@ -206,12 +206,12 @@ static int open_model(struct yoke *y, const struct yoke_options *o, struct sourc
     if ((rc = isa_from_name(o->isa ? o->isa : "auto", &isa, err)) ||
         (rc = device_from_name(o->device, err)) || (rc = inventory_make(&inventory, source, err)))
         return rc;
-    bool all_f32 = inventory.all_f32;
-    inventory_free(&inventory);
     struct topo topo;
-    if ((rc = limits_from_options(y, o, &source->config, all_f32, err)) ||
-        (rc = topo_open(&topo, NULL, o->tp, o->threads, err)))
+    if ((rc = limits_from_options(y, o, &source->config, inventory.all_f32, err)) ||
+        (rc = topo_open(&topo, NULL, o->tp, o->threads, err))) {
+        inventory_free(&inventory);
         return rc;
+    }
     struct progress_adapter adapter = {o->progress, o->progress_user};
     struct model_options options = {
         .limits = y->limits,
@@ -221,7 +221,7 @@ static int open_model(struct yoke *y, const struct yoke_options *o, struct sourc
         .progress = o->progress ? forward_progress : NULL,
         .progress_user = &adapter,
     };
-    if ((rc = model_open(&y->model, source, &topo, &options, err))) {
+    if ((rc = model_open(&y->model, source, &inventory, &topo, &options, err))) {
         err_prefix(err, "%s", y->model_name);
         return rc;
     }

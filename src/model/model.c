@@ -172,15 +172,20 @@ static int open_arenas(struct model *m, struct err *err)
     return reduce_open(&m->reduce, m->n_ranks, m->topo.n_threads, elements, arenas, err);
 }
 
-int model_open(struct model *m, const struct source *source, struct topo *topo,
+int model_open(struct model *m, const struct source *source, struct inventory *inventory, struct topo *topo,
                const struct model_options *options, struct err *err)
 {
-    *m = (struct model){.config = source->config, .topo = *topo, .n_ranks = topo->n_ranks, .ops = &ops_cpu};
+    *m = (struct model){.config = source->config,
+                        .inventory = *inventory,
+                        .topo = *topo,
+                        .n_ranks = topo->n_ranks,
+                        .ops = &ops_cpu};
+    memset(inventory, 0, sizeof *inventory);
     memset(topo, 0, sizeof *topo);
     struct model_options o = *options;
     o.limits.n_threads = m->topo.n_threads;
     int rc;
-    if ((rc = kernels_select(&m->kernels, o.isa, err)) || (rc = inventory_make(&m->inventory, source, err)))
+    if ((rc = kernels_select(&m->kernels, o.isa, err)))
         goto fail;
     m->rope_frequency = calloc((size_t)m->config.head_dim / 2, sizeof(float));
     if (!m->rope_frequency) {

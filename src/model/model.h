@@ -41,9 +41,9 @@ struct model {
     bool abandoned;            /* a rank hangs: nothing may be released any more */
 };
 
-/* Takes ownership of topo in every case. The source may be closed afterwards. */
-MUST_CHECK int model_open(struct model *m, const struct source *source, struct topo *topo,
-                          const struct model_options *options, struct err *err);
+/* Takes ownership of inventory (of this source) and topo in every case. The source may be closed afterwards. */
+MUST_CHECK int model_open(struct model *m, const struct source *source, struct inventory *inventory,
+                          struct topo *topo, const struct model_options *options, struct err *err);
 /* False: a rank hangs and may still come back to this model, which therefore stays as it is, *m included. */
 bool model_close(struct model *m);
 
